@@ -1,0 +1,41 @@
+"""Alembic's entry: it works on the connection that it is handed, by the product or by the command line."""
+
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from service.adapters import tables
+
+DEVELOPMENT_DATABASE = "sqlite+aiosqlite:///token-broker.db"
+"""For `alembic` on a developer's command line; the product never asks this module for a database."""
+
+
+def migrate(connection: Connection) -> None:
+    """Run whatever alembic was asked for, in one transaction."""
+    context.configure(
+        connection=connection,
+        target_metadata=tables.SQLModel.metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_development_database() -> None:
+    """Connect by BROKER_DATABASE_URL, or to the default file in this folder."""
+    url = os.environ.get("BROKER_DATABASE_URL", DEVELOPMENT_DATABASE)
+    engine = create_async_engine(url, poolclass=pool.NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    migrate(given)
+else:
+    asyncio.run(migrate_development_database())

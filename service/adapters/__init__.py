@@ -1,0 +1,1 @@
+"""HTTP, SQL, files and crypto out: one library each, never each other."""

@@ -1,0 +1,160 @@
+"""Callers, keys and applications in SQL."""
+
+import json
+from typing import Any
+
+from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.adapters.sql_database import Database
+from service.adapters.tables import (
+    api_keys,
+    applications,
+    callers,
+    default_applications,
+    directory_version,
+    from_micros,
+    to_micros,
+)
+from service.core.model import Application, Caller, GrantType, Scope
+from service.core.ports import ApiKey, DirectoryRows
+
+
+class SqlDirectoryStore:
+    """A `DirectoryStore` in a SQL database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def version(self) -> int:
+        async with self._database.read() as connection:
+            return await _version(connection)
+
+    async def load(self) -> DirectoryRows:
+        """The version is read first: a change that comes between is then read again, never missed."""
+        async with self._database.read() as connection:
+            version = await _version(connection)
+            apps = await connection.execute(select(applications).order_by(applications.c.position))
+            defaults = await connection.execute(select(default_applications))
+            people = await connection.execute(select(callers).order_by(callers.c.name))
+            keys = await connection.execute(select(api_keys))
+            return DirectoryRows(
+                version=version,
+                callers=tuple(_caller(row) for row in people),
+                keys=tuple(_key(row) for row in keys),
+                applications=tuple(_application(row) for row in apps),
+                defaults={GrantType(row.grant_type): row.application for row in defaults},
+            )
+
+    async def add_application(self, application: Application) -> bool:
+        last = select(func.coalesce(func.max(applications.c.position), 0) + 1).scalar_subquery()
+        row = {
+            "name": application.name,
+            "position": last,
+            "client_id": application.client_id,
+            "client_secret_sealed": application.sealed_secret,
+            "grant_types": json.dumps(sorted(application.grant_types)),
+            "token_url": application.token_url,
+            "authorize_url": application.authorize_url,
+            "revocation_url": application.revocation_url,
+            "oauth_scope": application.oauth_scope,
+            "vendor_id": application.vendor_id,
+            "pkce": application.pkce,
+        }
+        return await self._add(insert(applications).values(row))
+
+    async def remove_application(self, name: str) -> bool:
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(default_applications).where(default_applications.c.application == name)
+            )
+            removed = await connection.execute(delete(applications).where(applications.c.name == name))
+            await _move_version(connection)
+            return removed.rowcount == 1
+
+    async def set_default(self, grant_type: GrantType, name: str) -> None:
+        chosen = upsert(default_applications).values(grant_type=grant_type, application=name)
+        chosen = chosen.on_conflict_do_update(index_elements=["grant_type"], set_={"application": name})
+        async with self._database.write() as connection:
+            await connection.execute(chosen)
+            await _move_version(connection)
+
+    async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
+        row = {
+            "name": caller.name,
+            "scopes": json.dumps(sorted(caller.scopes)),
+            "users": json.dumps(caller.users),
+            "applications": json.dumps(caller.applications),
+        }
+        return await self._add(insert(callers).values(row), insert(api_keys).values(_key_row(key)))
+
+    async def remove_caller(self, name: str) -> bool:
+        async with self._database.write() as connection:
+            await connection.execute(delete(api_keys).where(api_keys.c.caller == name))
+            removed = await connection.execute(delete(callers).where(callers.c.name == name))
+            await _move_version(connection)
+            return removed.rowcount == 1
+
+    async def replace_keys(self, caller: str, key: ApiKey) -> bool:
+        async with self._database.write() as connection:
+            known = await connection.execute(select(callers.c.name).where(callers.c.name == caller))
+            if known.one_or_none() is None:
+                return False
+            await connection.execute(delete(api_keys).where(api_keys.c.caller == caller))
+            await connection.execute(insert(api_keys).values(_key_row(key)))
+            await _move_version(connection)
+            return True
+
+    async def _add(self, *statements: Any) -> bool:
+        try:
+            async with self._database.write() as connection:
+                for statement in statements:
+                    await connection.execute(statement)
+                await _move_version(connection)
+        except IntegrityError:
+            return False
+        return True
+
+
+async def _version(connection: AsyncConnection) -> int:
+    rows = await connection.execute(select(directory_version.c.version))
+    return int(rows.scalar_one())
+
+
+async def _move_version(connection: AsyncConnection) -> None:
+    await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
+
+
+def _caller(row: Row[Any]) -> Caller:
+    return Caller(
+        name=row.name,
+        scopes=frozenset(Scope(scope) for scope in json.loads(row.scopes)),
+        users=tuple(json.loads(row.users)),
+        applications=tuple(json.loads(row.applications)),
+    )
+
+
+def _key(row: Row[Any]) -> ApiKey:
+    return ApiKey(row.digest, row.caller, None if row.expires_at is None else from_micros(row.expires_at))
+
+
+def _key_row(key: ApiKey) -> dict[str, Any]:
+    expires_at = None if key.expires_at is None else to_micros(key.expires_at)
+    return {"digest": key.digest, "caller": key.caller, "expires_at": expires_at}
+
+
+def _application(row: Row[Any]) -> Application:
+    return Application(
+        name=row.name,
+        client_id=row.client_id,
+        sealed_secret=row.client_secret_sealed,
+        grant_types=frozenset(GrantType(grant_type) for grant_type in json.loads(row.grant_types)),
+        token_url=row.token_url,
+        authorize_url=row.authorize_url,
+        revocation_url=row.revocation_url,
+        oauth_scope=row.oauth_scope,
+        vendor_id=row.vendor_id,
+        pkce=row.pkce,
+    )

@@ -1,0 +1,147 @@
+"""The rows, declared once: queries and migrations both follow from here.
+
+Instants are integer microseconds since 1970 (UTC), because SQLite has no type for them and both databases must agree.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
+from sqlmodel import Field, SQLModel
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(instant: datetime) -> int:
+    """Whole microseconds since 1970."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """The instant, aware, in UTC."""
+    return _EPOCH + micros * _MICROSECOND
+
+
+class GrantRow(SQLModel, table=True):
+    """One (application, user). `attempt_id` to `lease_until` are the claim; they stay when an attempt never ended.
+
+    `spent_digests` and `imported_digests` are 32-character digests one after another, the newest first.
+    """
+
+    __tablename__ = "grants"
+
+    application: str = Field(primary_key=True, sa_type=Text)
+    user: str = Field(primary_key=True, sa_type=Text)
+    state: str = Field(sa_type=Text)
+    reason: str | None = Field(default=None, sa_type=Text)
+    generation: int = Field(sa_type=BigInteger)
+    fingerprint: bytes = Field(sa_type=LargeBinary)
+    access_sealed: bytes | None = Field(default=None, sa_type=LargeBinary)
+    refresh_sealed: bytes | None = Field(default=None, sa_type=LargeBinary)
+    refresh_digest: str | None = Field(default=None, sa_type=Text)
+    spent_digests: str = Field(default="", sa_type=Text)
+    imported_digests: str = Field(default="", sa_type=Text)
+    scope: str | None = Field(default=None, sa_type=Text)
+    obtained_at: int | None = Field(default=None, sa_type=BigInteger)
+    renewed_at: int | None = Field(default=None, sa_type=BigInteger)
+    issued_at: int | None = Field(default=None, sa_type=BigInteger)
+    access_expires_at: int | None = Field(default=None, sa_type=BigInteger)
+    due_at: int | None = Field(default=None, sa_type=BigInteger)
+    refresh_expires_at: int | None = Field(default=None, sa_type=BigInteger)
+    attempt_id: str | None = Field(default=None, sa_type=Text)
+    attempt_started_at: int | None = Field(default=None, sa_type=BigInteger)
+    lease_until: int | None = Field(default=None, sa_type=BigInteger)
+    unfinished_generation: int | None = Field(default=None, sa_type=BigInteger)
+    saved_attempt_id: str | None = Field(default=None, sa_type=Text)
+    failures: int = Field(default=0, sa_type=BigInteger)
+    last_error_code: str | None = Field(default=None, sa_type=Text)
+    last_error_at: int | None = Field(default=None, sa_type=BigInteger)
+    retry_at: int | None = Field(default=None, sa_type=BigInteger)
+    forced_until: int | None = Field(default=None, sa_type=BigInteger)
+    forced_interval: int | None = Field(default=None, sa_type=BigInteger)
+    upstream_revocation: str | None = Field(default=None, sa_type=Text)
+
+
+class AuthorizationRequestRow(SQLModel, table=True):
+    """One trip of one browser. `state_digest` is there only while a state of it can still be used."""
+
+    __tablename__ = "authorization_requests"
+    __table_args__ = (Index("ix_authorization_requests_expires_at", "expires_at"),)
+
+    ticket_digest: bytes = Field(primary_key=True, sa_type=LargeBinary)
+    application: str = Field(sa_type=Text)
+    user: str = Field(sa_type=Text)
+    caller: str = Field(sa_type=Text)
+    return_to: str | None = Field(default=None, sa_type=Text)
+    expires_at: int = Field(sa_type=BigInteger)
+    completed_at: int | None = Field(default=None, sa_type=BigInteger)
+    started_at: int | None = Field(default=None, sa_type=BigInteger)
+    state_digest: bytes | None = Field(default=None, sa_column=Column(LargeBinary, unique=True))
+    cookie_digest: bytes | None = Field(default=None, sa_type=LargeBinary)
+    sealed_verifier: bytes | None = Field(default=None, sa_type=LargeBinary)
+
+
+class ApplicationRow(SQLModel, table=True):
+    """One OAuth client registration; `position` keeps the order in which they were added."""
+
+    __tablename__ = "applications"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    position: int = Field(sa_column=Column(BigInteger, nullable=False, unique=True))
+    client_id: str = Field(sa_type=Text)
+    client_secret_sealed: bytes = Field(sa_type=LargeBinary)
+    grant_types: str = Field(sa_type=Text)
+    token_url: str = Field(sa_type=Text)
+    authorize_url: str = Field(sa_type=Text)
+    revocation_url: str | None = Field(default=None, sa_type=Text)
+    oauth_scope: str | None = Field(default=None, sa_type=Text)
+    vendor_id: str | None = Field(default=None, sa_type=Text)
+    pkce: bool = Field(default=False)
+
+
+class DefaultApplicationRow(SQLModel, table=True):
+    """Which application was chosen to serve requests that name none."""
+
+    __tablename__ = "default_applications"
+
+    grant_type: str = Field(primary_key=True, sa_type=Text)
+    application: str = Field(sa_type=Text)
+
+
+class CallerRow(SQLModel, table=True):
+    """One internal service; scopes and patterns are JSON lists."""
+
+    __tablename__ = "callers"
+
+    name: str = Field(primary_key=True, sa_type=Text)
+    scopes: str = Field(sa_type=Text)
+    users: str = Field(sa_type=Text)
+    applications: str = Field(sa_type=Text)
+
+
+class ApiKeyRow(SQLModel, table=True):
+    """One key of one caller, as its SHA-256 digest."""
+
+    __tablename__ = "api_keys"
+
+    digest: bytes = Field(primary_key=True, sa_type=LargeBinary)
+    caller: str = Field(sa_type=Text, index=True)
+    expires_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class DirectoryVersionRow(SQLModel, table=True):
+    """A single row whose version moves with every change to callers, keys or applications."""
+
+    __tablename__ = "directory_version"
+
+    id: int = Field(primary_key=True)
+    version: int = Field(sa_type=BigInteger)
+
+
+grants = SQLModel.metadata.tables["grants"]
+authorization_requests = SQLModel.metadata.tables["authorization_requests"]
+applications = SQLModel.metadata.tables["applications"]
+default_applications = SQLModel.metadata.tables["default_applications"]
+callers = SQLModel.metadata.tables["callers"]
+api_keys = SQLModel.metadata.tables["api_keys"]
+directory_version = SQLModel.metadata.tables["directory_version"]

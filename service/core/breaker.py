@@ -1,0 +1,62 @@
+"""Leaves a troubled application alone: while its circuit is open, nobody asks the provider in its name."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from service.core.clock import Clock
+from service.core.errors import UpstreamError
+from service.core.lifetimes import next_retry
+from service.core.model import Application, GrantType
+from service.core.policy import Policy
+
+
+@dataclass(slots=True)
+class _Circuit:
+    application: Application
+    failures: int
+    open_until: datetime
+    error: type[UpstreamError]
+    detail: str
+    probing: bool = False
+
+
+class Breaker:
+    """One circuit per application and grant type, in this process only.
+
+    A refused registration or a rate limit opens it at once. When its time is over one probe may pass while everybody
+    else keeps getting the last error; a success closes it, and so does any change of the application's settings.
+    """
+
+    def __init__(self, clock: Clock, policy: Policy) -> None:
+        self._clock, self._policy = clock, policy
+        self._circuits: dict[tuple[str, GrantType], _Circuit] = {}
+
+    def pass_or_raise(self, application: Application, grant_type: GrantType) -> None:
+        """Let a request through, or raise the error that opened the circuit, with an honest `retry_after`."""
+        circuit = self._circuits.get((application.name, grant_type))
+        if circuit is None or circuit.application != application:
+            return
+        now = self._clock.now()
+        if now < circuit.open_until:
+            raise circuit.error(circuit.detail, retry_after=circuit.open_until - now)
+        circuit.open_until, circuit.probing = now + self._policy.upstream_deadline, True
+
+    def trip(
+        self, application: Application, grant_type: GrantType, error: UpstreamError, retry_after: timedelta | None
+    ) -> timedelta:
+        """Open the circuit; returns for how long. Failures that were on their way when it opened count as one."""
+        now, failures = self._clock.now(), 1
+        known = self._circuits.get((application.name, grant_type))
+        if known is not None and known.application == application:
+            if not known.probing and now < known.open_until:
+                return known.open_until - now
+            failures = known.failures + 1
+        pause = next_retry(failures, self._policy, jitter=0.0, retry_after=retry_after)
+        self._circuits[(application.name, grant_type)] = _Circuit(
+            application, failures, now + pause, type(error), error.detail
+        )
+        return pause
+
+    def close(self, application: Application, grant_type: GrantType) -> None:
+        """The provider answered this application well."""
+        self._circuits.pop((application.name, grant_type), None)

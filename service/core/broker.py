@@ -1,0 +1,230 @@
+"""The main job: a token that works now, or a precise problem."""
+
+import hmac
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from service.core import lifetimes
+from service.core.clock import Clock
+from service.core.errors import (
+    BrokerError,
+    GrantNotFound,
+    InvalidRequest,
+    InvalidUpstreamAnswer,
+    KeyUnavailable,
+    ReauthorizationRequired,
+    RenewalInProgress,
+    StoreUnavailable,
+)
+from service.core.local_cache import LocalCache
+from service.core.model import (
+    AccessToken,
+    Application,
+    Grant,
+    GrantId,
+    GrantState,
+    Reason,
+    TokenAnswer,
+    UpstreamRevocation,
+)
+from service.core.policy import Policy
+from service.core.ports import GrantStore, TokenCache
+from service.core.renewal import Renewer, raise_if_dead
+from service.core.revocation import Revoker
+from service.core.saving import Saver
+from service.core.singleflight import wait_for_flight
+from service.core.vault import Vault
+
+
+class Source(StrEnum):
+    """Where a token came from; `stale` and `uri-miss` are RFC 9211's words for "renewed" and "first of its kind"."""
+
+    LOCAL = "local"
+    DATABASE = "database"
+    RENEWAL_FAILING = "renewal_failing"
+    STALE = "stale"
+    URI_MISS = "uri-miss"
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """A token given to a caller; `collapsed` when the caller waited for a renewal that another one had started."""
+
+    token: AccessToken
+    source: Source
+    collapsed: bool = False
+
+
+class TokenBroker:
+    """Hands out tokens, hears of rejected ones, takes over and ends grants."""
+
+    def __init__(
+        self,
+        grants: GrantStore,
+        renewer: Renewer,
+        saver: Saver,
+        revoker: Revoker,
+        vault: Vault,
+        shared: TokenCache,
+        local: LocalCache,
+        clock: Clock,
+        policy: Policy,
+    ) -> None:
+        self._grants, self._renewer, self._saver, self._revoker = grants, renewer, saver, revoker
+        self._vault, self._shared, self._local = vault, shared, local
+        self._clock, self._policy = clock, policy
+
+    async def get(self, application: Application, grant_id: GrantId, min_ttl: timedelta | None = None) -> Handout:
+        """A token that lasts at least *min_ttl* (see `lifetimes.satisfies`), renewed if need be.
+
+        When renewal fails the old token is handed out while it is valid, whatever *min_ttl*; never an expired one.
+
+        Raises:
+            GrantNotFound: this user was never connected.
+            ReauthorizationRequired: only the user can help.
+            UpstreamError: the provider is in trouble and there is no valid token.
+            HouseError: we are in trouble and there is no valid token.
+        """
+        now, entry = self._clock.now(), self._local.get(grant_id)
+        token = entry.token if entry else None
+        if (
+            entry is not None
+            and now - entry.confirmed_at < self._policy.local_cache
+            and lifetimes.is_fresh(entry.token, now, min_ttl)
+            and not self._renewer.in_flight(grant_id)
+        ):
+            return Handout(entry.token, Source.LOCAL)
+        try:
+            grant = await self._read(grant_id)
+        except StoreUnavailable:
+            if token is not None and lifetimes.is_usable(token, self._clock.now()):
+                return Handout(token, Source.LOCAL)
+            raise
+        if token is not None and token.generation > grant.generation and self._saver.pending(grant_id):
+            return Handout(token, Source.LOCAL)
+        return await self._serve(application, grant, min_ttl)
+
+    async def rejected(self, application: Application, grant_id: GrantId, access_token: str) -> Handout:
+        """A token other than *access_token*, which the provider answered with 401.
+
+        Renews only if *access_token* is still the current one, so that any number of late reports costs nothing.
+
+        Raises:
+            RejectedTooOften: the last renewal upon a rejection is too recent.
+            BrokerError: as `get`; the rejected token is never handed out again.
+        """
+        grant = await self._read(grant_id)
+        current = self._vault.open_access(grant)
+        if current is None or not _same(current.value, access_token):
+            handout = await self._serve(application, grant, None)
+        else:
+            raise_if_dead(grant)
+            handout = await self._renew(application, grant, None, forced=True)
+        if _same(handout.token.value, access_token):
+            self._local.drop(grant_id)
+            raise InvalidUpstreamAnswer("The provider keeps handing out the very token that it rejects.")
+        return handout
+
+    async def import_(
+        self,
+        application: Application,
+        grant_id: GrantId,
+        *,
+        refresh_token: str,
+        access_token: str | None,
+        expires_in: timedelta | None,
+        scope: str | None,
+    ) -> tuple[Grant, bool]:
+        """Take over a grant obtained elsewhere; the flag says whether it was created.
+
+        A refresh token that is already stored, or was spent here, changes nothing: a repeated import restores nothing.
+
+        Raises:
+            InvalidRequest: the company has no refresh token.
+        """
+        if grant_id.is_company:
+            raise InvalidRequest("The company's own grant has no refresh token to import.")
+        now = self._clock.now()
+        answer = TokenAnswer(access_token or "", refresh_token, scope, expires_in, sent_at=now)
+        access = self._vault.date(answer, generation=0, scope=scope) if access_token else None
+        sealed = self._vault.seal(
+            grant_id, application, access=access, refresh_token=refresh_token, scope=scope, at=now
+        )
+        grant, created = await self._grants.import_(grant_id, sealed, at=now)
+        self._local.drop(grant_id)
+        return grant, created
+
+    async def revoke(self, application: Application, grant_id: GrantId) -> UpstreamRevocation:
+        """End the grant, here at once and at the provider as far as it can be told."""
+        return await self._revoker.revoke(application, grant_id)
+
+    def standing(self, grant: Grant) -> tuple[GrantState, Reason | None]:
+        """Where *grant* stands: its stored state, or what its contents amount to."""
+        if grant.state is not GrantState.CONNECTED or grant.id.is_company:
+            return grant.state, grant.reason
+        try:
+            token = self._vault.open_access(grant)
+            if grant.refresh_sealed is not None:
+                self._vault.open_refresh(grant)
+            elif grant.access_expires_at is None or self._clock.now() >= grant.access_expires_at:
+                return GrantState.REAUTHORIZATION_REQUIRED, Reason.NO_REFRESH_TOKEN
+            elif token is None:
+                return GrantState.REAUTHORIZATION_REQUIRED, Reason.UNDECRYPTABLE
+        except ReauthorizationRequired as dead:
+            return GrantState.REAUTHORIZATION_REQUIRED, dead.reason
+        except KeyUnavailable:
+            return grant.state, grant.reason
+        return grant.state, grant.reason
+
+    async def _read(self, grant_id: GrantId) -> Grant:
+        grant = await self._grants.get(grant_id)
+        if grant is None and grant_id.is_company:
+            await self._grants.ensure(grant_id)
+            grant = await self._grants.get(grant_id)
+        if grant is None or not grant.exists:
+            raise GrantNotFound(grant_id)
+        return grant
+
+    async def _serve(self, application: Application, grant: Grant, min_ttl: timedelta | None) -> Handout:
+        if grant.state is GrantState.REVOKED:
+            raise_if_dead(grant)
+        now, token = self._clock.now(), self._vault.open_access(grant)
+        usable = token if token is not None and lifetimes.is_usable(token, now) else None
+        if grant.state is not GrantState.CONNECTED:
+            if usable is None:
+                raise_if_dead(grant)
+            else:
+                return Handout(usable, Source.RENEWAL_FAILING)
+        if (
+            usable is not None
+            and lifetimes.is_fresh(usable, now, min_ttl)
+            and grant.claim is None
+            and not self._renewer.in_flight(grant.id)
+        ):
+            self._local.put(grant.id, usable, now)
+            return Handout(usable, Source.DATABASE)
+        return await self._renew(application, grant, usable, forced=False)
+
+    async def _renew(self, application: Application, grant: Grant, old: AccessToken | None, *, forced: bool) -> Handout:
+        """Wait for a renewal: briefly while *old* is valid, else as long as a caller may be kept waiting."""
+        task, collapsed = self._renewer.fly(application, grant, forced=forced)
+        failure: BrokerError
+        try:
+            token = await wait_for_flight(task, self._policy.wait if old is None else self._policy.wait_while_valid)
+            if lifetimes.is_usable(token, self._clock.now()):
+                source = Source.URI_MISS if grant.generation == 0 else Source.STALE
+                return Handout(token, source, collapsed)
+            failure = InvalidUpstreamAnswer("The provider's tokens end before they can be handed out.")
+        except TimeoutError:
+            failure = RenewalInProgress("The renewal takes longer than you may wait.", retry_after=timedelta(seconds=1))
+        except BrokerError as error:
+            failure = error
+        ended_by_us = isinstance(failure, ReauthorizationRequired) and failure.by_us
+        if old is not None and not ended_by_us and lifetimes.is_usable(old, self._clock.now()):
+            return Handout(old, Source.RENEWAL_FAILING)
+        raise failure
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode("utf-8", "surrogatepass"))

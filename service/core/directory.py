@@ -1,0 +1,174 @@
+"""Who is calling, what they may do, and which application serves a request."""
+
+import hmac
+from dataclasses import dataclass
+from datetime import datetime
+
+from service.core.clock import Clock
+from service.core.digests import secret_digest
+from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
+from service.core.model import Application, Caller, GrantId, GrantType, Scope
+from service.core.names import matches
+from service.core.policy import Policy
+from service.core.ports import ApiKey, DirectoryRows, DirectoryStore
+from service.core.singleflight import Flights, wait_for_flight
+
+ADMIN = Caller("admin", frozenset({Scope.ADMIN, Scope.GRANTS}), users=("*",), applications=("*",))
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller and the key it came with."""
+
+    caller: Caller
+    key: ApiKey
+
+
+class Directory:
+    """Callers and applications as the database has them, read whole and re-read when their version moves.
+
+    What was read stays in force while the database is away; before the first read nobody is known.
+    """
+
+    def __init__(
+        self,
+        store: DirectoryStore,
+        clock: Clock,
+        policy: Policy,
+        *,
+        default_application: Application | None,
+        admin_key: str | None,
+    ) -> None:
+        self._store, self._clock, self._policy = store, clock, policy
+        self._default_application = default_application
+        self._fixed = [Identity(ADMIN, ApiKey(secret_digest(admin_key), ADMIN.name))] if admin_key else []
+        self._version: int | None = None
+        self._checked_at: datetime | None = None
+        self._identities: dict[bytes, Identity] = {}
+        self._applications: dict[str, Application] = {}
+        self._defaults: dict[GrantType, str] = {}
+        self._checks: Flights[None, None] = Flights()
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._version is not None
+
+    async def check(self) -> None:
+        """Ask the database whether anything changed, and read it anew if so. Concurrent checks cost one query.
+
+        Raises:
+            StoreUnavailable: what was read before stays in force.
+        """
+        task, _ = self._checks.join(None, self._check)
+        await wait_for_flight(task, self._policy.wait)
+
+    async def _check(self) -> None:
+        asked_at = self._clock.now()
+        if await self._store.version() != self._version:
+            self._take_in(await self._store.load())
+        self._checked_at = asked_at
+
+    def _take_in(self, rows: DirectoryRows) -> None:
+        callers = {caller.name: caller for caller in rows.callers}
+        identities = [Identity(callers[key.caller], key) for key in rows.keys if key.caller in callers]
+        applications = {application.name: application for application in rows.applications}
+        if self._default_application is not None:
+            applications = {self._default_application.name: self._default_application, **applications}
+            applications[self._default_application.name] = self._default_application
+        self._identities = {identity.key.digest: identity for identity in [*identities, *self._fixed]}
+        self._applications, self._defaults = applications, rows.defaults
+        self._version = rows.version
+
+    async def _refresh(self) -> None:
+        """Check if the last answer is older than promised; go on with it when the database is away."""
+        age_limit = self._policy.local_cache
+        if self._checked_at is not None and self._clock.now() - self._checked_at < age_limit:
+            return
+        try:
+            await self.check()
+        except (StoreUnavailable, TimeoutError):
+            if not self.is_loaded:
+                raise StoreUnavailable("The callers have not been read yet.") from None
+
+    async def identify(self, key: str) -> Identity:
+        """Whose key this is.
+
+        Raises:
+            InvalidApiKey: it is nobody's, or has expired.
+            StoreUnavailable: it is unknown here, and whether it is new cannot be asked.
+        """
+        digest = secret_digest(key)
+        await self._refresh()
+        identity = self._identities.get(digest)
+        if identity is None:
+            try:
+                await self.check()
+            except TimeoutError:
+                raise StoreUnavailable from None
+            identity = self._identities.get(digest)
+        if identity is None or not hmac.compare_digest(identity.key.digest, digest):
+            raise InvalidApiKey("This API key is not known here.")
+        if identity.key.expires_at is not None and self._clock.now() >= identity.key.expires_at:
+            raise InvalidApiKey("This API key has expired.")
+        return identity
+
+    def application(self, name: str) -> Application:
+        """The application of that name.
+
+        Raises:
+            ApplicationNotFound: there is none.
+        """
+        application = self._applications.get(name)
+        if application is None:
+            raise ApplicationNotFound("There is no application of this name.")
+        return application
+
+    def application_for(self, name: str | None, grant_type: GrantType) -> Application:
+        """The named application, or the default one for *grant_type*: as chosen, else the first that allows it.
+
+        Raises:
+            ApplicationNotFound: there is none, or it does not allow *grant_type*.
+        """
+        if name is None:
+            name = self._default_name(grant_type)
+        application = self.application(name)
+        if grant_type not in application.grant_types:
+            raise ApplicationNotFound(f"This application does not allow the grant type {grant_type}.")
+        return application
+
+    def default_name(self, grant_type: GrantType) -> str | None:
+        """The name of the application that serves requests which name none."""
+        chosen = self._defaults.get(grant_type)
+        if chosen in self._applications and grant_type in self._applications[chosen].grant_types:
+            return chosen
+        return next((app.name for app in self._applications.values() if grant_type in app.grant_types), None)
+
+    def _default_name(self, grant_type: GrantType) -> str:
+        name = self.default_name(grant_type)
+        if name is None:
+            raise ApplicationNotFound(f"No application allows the grant type {grant_type}.")
+        return name
+
+
+def needed_grant_type(user: str) -> GrantType:
+    """Which grant type serves *user*: the company itself by client credentials, everybody else by their own login."""
+    return GrantType.CLIENT_CREDENTIALS if GrantId("", user).is_company else GrantType.AUTHORIZATION_CODE
+
+
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Let pass who was given *scope*.
+
+    Raises:
+        NotAllowed: the caller was not.
+    """
+    if scope not in caller.scopes:
+        raise NotAllowed(f"This key has no scope {scope}.")
+
+
+def may_ask_for(caller: Caller, user: str, application: str | None) -> bool:
+    """Whether *caller*'s patterns cover the user and, if given, the application. Nothing is allowed by default."""
+    if not any(matches(pattern, user) for pattern in caller.users):
+        return False
+    return application is None or any(matches(pattern, application) for pattern in caller.applications)
+
+

@@ -1,0 +1,131 @@
+"""Redeems an authorization code: once, and on its own even if the browser goes away."""
+
+import logging
+import secrets
+from datetime import timedelta
+
+from service.core.clock import Clock
+from service.core.errors import (
+    AuthorizationExpired,
+    BrokerError,
+    ClientRejected,
+    InvalidUpstreamAnswer,
+    KeyUnavailable,
+    StoreUnavailable,
+    UpstreamUnavailable,
+)
+from service.core.local_cache import LocalCache
+from service.core.model import Application, SealedTokens, TokenAnswer
+from service.core.policy import Policy
+from service.core.ports import (
+    AuthorizationRequest,
+    AuthorizationServer,
+    AuthorizationStore,
+    GrantStore,
+    Keyring,
+    SealBroken,
+)
+from service.core.saving import SAVE_RETRY, until_stored
+from service.core.singleflight import Flights, wait_for_flight
+from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
+from service.core.vault import Vault, verifier_place
+
+log = logging.getLogger(__name__)
+
+
+class CodeExchange:
+    """Turns codes into grants. A code leaves us at most once; its answer is saved however long that takes."""
+
+    def __init__(
+        self,
+        grants: GrantStore,
+        requests: AuthorizationStore,
+        server: AuthorizationServer,
+        vault: Vault,
+        keyring: Keyring,
+        local: LocalCache,
+        clock: Clock,
+        policy: Policy,
+    ) -> None:
+        self._grants, self._requests, self._server = grants, requests, server
+        self._vault, self._keyring, self._local = vault, keyring, local
+        self._clock, self._policy = clock, policy
+        self._flights: Flights[str, None] = Flights()
+
+    async def redeem(
+        self, application: Application, request: AuthorizationRequest, code: str, redirect_uri: str
+    ) -> None:
+        """Exchange *code* and store what it brings as the grant's new contents.
+
+        Raises:
+            AuthorizationExpired: the provider no longer takes the code.
+            UpstreamError: the provider is in trouble.
+            StoreUnavailable: the answer is not in the database yet; saving goes on.
+        """
+        attempt_id = secrets.token_hex(16)
+        task, _ = self._flights.join(
+            attempt_id, lambda: self._redeem(application, request, code, redirect_uri, attempt_id)
+        )
+        try:
+            await wait_for_flight(task, self._policy.upstream_deadline + self._policy.wait)
+        except TimeoutError:
+            raise StoreUnavailable from None
+
+    async def drain(self, timeout: timedelta) -> int:
+        """Wait for all exchanges, at most *timeout*; returns how many are still under way."""
+        return await self._flights.drain(timeout)
+
+    async def _redeem(
+        self, application: Application, request: AuthorizationRequest, code: str, redirect_uri: str, attempt_id: str
+    ) -> None:
+        verifier = self._open_verifier(request)
+        secret = self._vault.open_client_secret(application)
+        try:
+            answer = await self._server.exchange_code(
+                application, secret, code=code, redirect_uri=redirect_uri, verifier=verifier
+            )
+        except Outcome as outcome:
+            log.warning("a code exchange failed", extra={"application": application.name, "outcome": outcome.label})
+            raise _problem(outcome) from None
+        await self._save(application, request, answer, attempt_id)
+
+    async def _save(
+        self, application: Application, request: AuthorizationRequest, answer: TokenAnswer, attempt_id: str
+    ) -> None:
+        access = self._vault.date(answer, generation=0, scope=answer.scope)
+        sealed = self._vault.seal(
+            request.grant,
+            application,
+            access=access,
+            refresh_token=answer.refresh_token,
+            scope=answer.scope,
+            at=answer.sent_at,
+        )
+        await until_stored(lambda: self._save_once(request, sealed, attempt_id), self._clock)
+        self._local.drop(request.grant)
+
+    async def _save_once(self, request: AuthorizationRequest, sealed: SealedTokens, attempt_id: str) -> None:
+        now = self._clock.now()
+        await self._grants.connect(request.grant, sealed, at=now, attempt_id=attempt_id)
+        await self._requests.complete(request.ticket_digest, at=now)
+
+    def _open_verifier(self, request: AuthorizationRequest) -> str | None:
+        if request.sealed_verifier is None:
+            return None
+        try:
+            return self._keyring.open(request.sealed_verifier, verifier_place(request.grant))
+        except SealBroken:
+            raise KeyUnavailable from None
+
+
+def _problem(outcome: Outcome) -> BrokerError:
+    """What a failed exchange means to the person at the browser."""
+    match outcome:
+        case InvalidGrant():
+            return AuthorizationExpired("The provider no longer accepts this login. Start again.")
+        case ClientRefused():
+            return ClientRejected(outcome.detail)
+        case NotSent() | RateLimited() | Ambiguous(unreadable=False):
+            return UpstreamUnavailable(outcome.detail, retry_after=outcome.retry_after or SAVE_RETRY)
+        case _:
+            return InvalidUpstreamAnswer(outcome.detail)

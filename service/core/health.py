@@ -1,0 +1,66 @@
+"""Whether this process should get requests: parts register with whatever they check."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from service.core.clock import Clock
+
+PATIENCE = timedelta(milliseconds=500)
+KEPT = timedelta(seconds=1)
+
+
+class Readiness(StrEnum):
+    """How well the whole is, or one part of it. `not_ready` only for what another replica would do better."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    NOT_READY = "not_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class PartHealth:
+    """One part's state, and a word for people where it is not well."""
+
+    readiness: Readiness
+    detail: str | None = None
+
+
+Check = Callable[[], Awaitable[PartHealth]]
+
+
+class Health:
+    """Asks every part itself, each at most half a second, and keeps the answers for at most one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._checks: dict[str, Check] = {}
+        self._asked_at: datetime | None = None
+        self._parts: dict[str, PartHealth] = {}
+
+    def register(self, name: str, check: Check) -> None:
+        self._checks[name] = check
+
+    async def parts(self) -> dict[str, PartHealth]:
+        """Every part by name."""
+        now = self._clock.now()
+        if self._asked_at is None or now - self._asked_at >= KEPT:
+            answers = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
+            self._parts, self._asked_at = dict(zip(self._checks, answers, strict=True)), now
+        return self._parts
+
+    @staticmethod
+    async def _ask(check: Check) -> PartHealth:
+        try:
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                return await check()
+        except TimeoutError:
+            return PartHealth(Readiness.DEGRADED, "did not answer in time")
+
+
+def overall(parts: dict[str, PartHealth]) -> Readiness:
+    """The worst of the parts."""
+    found = {part.readiness for part in parts.values()}
+    return next((worst for worst in (Readiness.NOT_READY, Readiness.DEGRADED) if worst in found), Readiness.READY)

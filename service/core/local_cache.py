@@ -1,0 +1,45 @@
+"""Access tokens in this process's memory, bounded, evicting what was used longest ago."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+
+from service.core.model import AccessToken, GrantId
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A token and the instant at which the database last confirmed its generation."""
+
+    token: AccessToken
+    confirmed_at: datetime
+
+
+class LocalCache:
+    """Entries by grant. It never decides whether an entry may be served; the broker does."""
+
+    def __init__(self, max_entries: int = 100_000) -> None:
+        self._entries: OrderedDict[GrantId, Entry] = OrderedDict()
+        self._max_entries = max_entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, grant: GrantId) -> Entry | None:
+        entry = self._entries.get(grant)
+        if entry is not None:
+            self._entries.move_to_end(grant)
+        return entry
+
+    def put(self, grant: GrantId, token: AccessToken, confirmed_at: datetime) -> None:
+        """Remember *token*, unless a newer generation is already here."""
+        known = self._entries.get(grant)
+        if known is not None and known.token.generation > token.generation:
+            return
+        self._entries[grant] = Entry(token, confirmed_at)
+        self._entries.move_to_end(grant)
+        if len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+
+    def drop(self, grant: GrantId) -> None:
+        self._entries.pop(grant, None)

@@ -1,0 +1,30 @@
+"""The durations that the core obeys, gathered from the settings once at start."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long things may take and live.
+
+    `unstated_life` is the life of an access token whose answer named no `expires_in`; `wait_while_valid` is how long
+    a caller waits for a renewal although the old token still works; `save_patience` is how long callers wait for the
+    commit of an answer before they get it from memory.
+    """
+
+    upstream_deadline: timedelta = timedelta(seconds=10)
+    lease: timedelta = timedelta(seconds=30)
+    takeover: timedelta = timedelta(seconds=30)
+    wait: timedelta = timedelta(seconds=15)
+    wait_while_valid: timedelta = timedelta(seconds=2)
+    save_patience: timedelta = timedelta(milliseconds=100)
+    backoff_initial: timedelta = timedelta(seconds=1)
+    backoff_max: timedelta = timedelta(seconds=300)
+    retry_after_max: timedelta = timedelta(hours=1)
+    forced_interval: timedelta = timedelta(seconds=30)
+    forced_interval_max: timedelta = timedelta(hours=1)
+    local_cache: timedelta = timedelta(seconds=5)
+    refresh_token_life: timedelta = timedelta(days=90)
+    unstated_life: timedelta = timedelta(minutes=5)
+    connect_life: timedelta = timedelta(minutes=10)

@@ -1,0 +1,289 @@
+"""What the core needs from the outside, as protocols. Every adapter and every fake passes the same contract suite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from service.core.model import (
+    AccessToken,
+    Application,
+    Caller,
+    Grant,
+    GrantId,
+    GrantState,
+    GrantType,
+    Reason,
+    SealedTokens,
+    TokenAnswer,
+    UpstreamRevocation,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The logical place that a sealed value is bound to; moved anywhere else, it does not open."""
+
+    kind: str
+    application: str
+    user: str
+    field: str
+
+
+class Keyring(Protocol):
+    """Seals and opens secrets with AES-256-GCM-SIV under the first key it was given."""
+
+    def seal(self, secret: str, place: Place) -> bytes: ...
+
+    def open(self, sealed: bytes, place: Place) -> str:
+        """The secret.
+
+        Raises:
+            SealBroken: the key is known and the tag fails: not what was sealed for this place.
+            KeyUnavailable: the sealing key is not among ours.
+        """
+        ...
+
+
+class SealBroken(Exception):
+    """A sealed value fails its authentication tag."""
+
+
+class AuthorizationServer(Protocol):
+    """The provider's token and revocation endpoints; secrets arrive opened and leave with the request.
+
+    Every method talks for at most the configured deadline in total and raises `core.upstream.Outcome` when no token
+    comes of it.
+    """
+
+    async def refresh(self, application: Application, client_secret: str, refresh_token: str) -> TokenAnswer:
+        """RFC 6749 section 6."""
+        ...
+
+    async def client_credentials(self, application: Application, client_secret: str) -> TokenAnswer:
+        """RFC 6749 section 4.4."""
+        ...
+
+    async def exchange_code(
+        self, application: Application, client_secret: str, *, code: str, redirect_uri: str, verifier: str | None
+    ) -> TokenAnswer:
+        """RFC 6749 section 4.1.3, with RFC 7636 when there is a *verifier*."""
+        ...
+
+    async def revoke(self, application: Application, client_secret: str, token: str, *, hint: str) -> None:
+        """RFC 7009; the application must have a revocation URL."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """What a claim for a forced renewal writes so that the next one keeps its distance."""
+
+    until: datetime
+    interval: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """One failed attempt, as noted in the grant's row; `finished` False leaves the claim standing (rule 5)."""
+
+    code: str
+    at: datetime
+    retry_at: datetime
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFilter:
+    """Which grants a listing shows; `users` and `applications` are patterns, None everything."""
+
+    application: str | None = None
+    state: GrantState | None = None
+    users: tuple[str, ...] | None = None
+    applications: tuple[str, ...] | None = None
+
+
+class TokenCache(Protocol):
+    """Access tokens shared by all replicas. Never the truth, never an obstacle: no method raises."""
+
+    async def put(self, grant: GrantId, token: AccessToken) -> None:
+        """Remember *token* unless a newer generation is there."""
+        ...
+
+    async def bury(self, grant: GrantId, generation: int) -> None:
+        """Make sure that nothing up to *generation* is handed out any more."""
+        ...
+
+
+class Escrow(Protocol):
+    """Where a sealed answer waits while the database cannot take it."""
+
+    async def put(self, grant: GrantId, generation: int, attempt_id: str, tokens: SealedTokens) -> None:
+        """Keep the answer of *attempt_id* as safely as this escrow can."""
+        ...
+
+
+class GrantStore(Protocol):
+    """The rows of the grants. Every method commits before it returns and raises `StoreUnavailable`."""
+
+    async def get(self, grant: GrantId) -> Grant | None: ...
+
+    async def ensure(self, grant: GrantId) -> None:
+        """Make sure there is a row to claim."""
+        ...
+
+    async def claim(
+        self,
+        grant: GrantId,
+        *,
+        generation: int,
+        attempt_id: str,
+        fingerprint: bytes,
+        lease: timedelta,
+        takeover: timedelta,
+        force: Force | None = None,
+    ) -> Grant | None:
+        """Take the sole right to renew *grant*, for at most *lease* by the database's own clock.
+
+        Returns the grant as it now stands (with `unfinished_generation` when this took over from an attempt that
+        never ended), or None when somebody else holds the claim, has saved a newer generation, or the grant may not
+        be renewed now. No database connection stays open: the caller is about to talk to the network.
+        """
+        ...
+
+    async def save(self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime) -> bool:
+        """Put a renewal's answer in, as generation + 1, and end the claim, whoever holds it.
+
+        False when the row is no longer at *generation*. A grant that was declared dead meanwhile is revived.
+        """
+        ...
+
+    async def release(self, grant: GrantId, *, attempt_id: str) -> None:
+        """End the claim of *attempt_id*, if it still holds, leaving no other trace."""
+        ...
+
+    async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
+        """Record a failed attempt, if its claim still holds."""
+        ...
+
+    async def declare_dead(
+        self, grant: GrantId, *, generation: int, attempt_id: str, reason: Reason, code: str, at: datetime
+    ) -> bool:
+        """Mark the grant `reauthorization_required` if it still is at *generation* and the claim still holds."""
+        ...
+
+    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
+        """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing."""
+        ...
+
+    async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
+        """Take over tokens obtained elsewhere; the flag says whether the grant was created.
+
+        A refresh token that is stored or was spent here changes nothing.
+        """
+        ...
+
+    async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
+        """Make the grant unusable; repeating it changes nothing. None when there is no such grant."""
+        ...
+
+    async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
+        """The provider knows of the revocation: erase the secrets."""
+        ...
+
+    async def revive(self, grant: GrantId) -> Grant | None:
+        """Let a dead grant that still holds what it needs be tried again. None when there is no such grant."""
+        ...
+
+    async def page(
+        self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime
+    ) -> Sequence[Grant]:
+        """Up to *limit* grants in the order of (application, user), those after *after*."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """One trip of one browser to the provider. Ticket, state and cookie are kept as digests only."""
+
+    ticket_digest: bytes = field(repr=False)
+    grant: GrantId
+    caller: str
+    return_to: str | None
+    expires_at: datetime
+    completed_at: datetime | None = None
+    started_at: datetime | None = None
+    cookie_digest: bytes | None = field(default=None, repr=False)
+    sealed_verifier: bytes | None = field(default=None, repr=False)
+
+
+class AuthorizationStore(Protocol):
+    """The rows of the authorization requests. Every method commits and raises `StoreUnavailable`."""
+
+    async def add(self, request: AuthorizationRequest) -> None: ...
+
+    async def find(self, ticket_digest: bytes) -> AuthorizationRequest | None: ...
+
+    async def start(
+        self,
+        ticket_digest: bytes,
+        *,
+        state_digest: bytes,
+        cookie_digest: bytes,
+        sealed_verifier: bytes | None,
+        at: datetime,
+    ) -> bool:
+        """Give the request a new state, which voids the last. False when it is completed or gone."""
+        ...
+
+    async def take(self, state_digest: bytes) -> AuthorizationRequest | None:
+        """Take the state out, so that it works once, and make sure that its grant has a row."""
+        ...
+
+    async def complete(self, ticket_digest: bytes, *, at: datetime) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key of one caller, known by its SHA-256 digest only."""
+
+    digest: bytes = field(repr=False)
+    caller: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRows:
+    """Everything stored about callers and applications, at one version; applications in the order they were added."""
+
+    version: int
+    callers: tuple[Caller, ...]
+    keys: tuple[ApiKey, ...]
+    applications: tuple[Application, ...]
+    defaults: dict[GrantType, str]
+
+
+class DirectoryStore(Protocol):
+    """Callers, keys and applications. Every change moves the version; every method raises `StoreUnavailable`."""
+
+    async def version(self) -> int: ...
+
+    async def load(self) -> DirectoryRows: ...
+
+    async def add_application(self, application: Application) -> bool:
+        """False when the name is taken."""
+        ...
+
+    async def remove_application(self, name: str) -> bool: ...
+
+    async def set_default(self, grant_type: GrantType, name: str) -> None: ...
+
+    async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
+        """False when the name is taken."""
+        ...
+
+    async def remove_caller(self, name: str) -> bool: ...
+
+    async def replace_keys(self, caller: str, key: ApiKey) -> bool:
+        """Give the caller *key* in place of all its keys. False when there is no such caller."""
+        ...

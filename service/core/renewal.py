@@ -1,0 +1,159 @@
+"""The one way to renew a grant: a flight that claims, redeems and saves, or waits for whoever else does."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from service.core import digests, lifetimes
+from service.core.breaker import Breaker
+from service.core.clock import Clock
+from service.core.errors import (
+    BrokerError,
+    ClientRejected,
+    GrantNotFound,
+    InvalidUpstreamAnswer,
+    ReauthorizationRequired,
+    RejectedTooOften,
+    RenewalInProgress,
+    UpstreamUnavailable,
+)
+from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, GrantType, Reason
+from service.core.policy import Policy
+from service.core.ports import Force, GrantStore
+from service.core.redemption import Redeemer
+from service.core.singleflight import Flights
+from service.core.vault import Vault
+
+POLL_FIRST = timedelta(milliseconds=40)
+POLL_LONGEST = timedelta(milliseconds=250)
+
+
+class Renewer:
+    """Starts flights and lets callers join them; a flight outlives everybody who waits for it."""
+
+    def __init__(
+        self,
+        grants: GrantStore,
+        redeemer: Redeemer,
+        vault: Vault,
+        breaker: Breaker,
+        clock: Clock,
+        policy: Policy,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._grants, self._redeemer, self._vault, self._breaker = grants, redeemer, vault, breaker
+        self._clock, self._policy, self._jitter = clock, policy, jitter
+        self._flights: Flights[GrantId, AccessToken] = Flights()
+
+    def in_flight(self, grant: GrantId) -> bool:
+        return self._flights.running(grant)
+
+    def fly(
+        self, application: Application, seen: Grant, *, forced: bool = False
+    ) -> tuple[asyncio.Task[AccessToken], bool]:
+        """A flight towards a token newer than what *seen* holds, and whether it was already under way."""
+        return self._flights.join(seen.id, lambda: self._fly(application, seen, forced=forced))
+
+    async def drain(self, timeout: timedelta) -> int:
+        """Wait for all flights, at most *timeout*; returns how many are still in the air."""
+        return await self._flights.drain(timeout)
+
+    async def _fly(self, application: Application, seen: Grant, *, forced: bool) -> AccessToken:
+        give_up_at = self._clock.monotonic() + self._policy.wait.total_seconds()
+        grant, pause = seen, POLL_FIRST
+        while True:
+            if not self._claimed_by_another(grant):
+                self._may_be_renewed(application, grant, forced=forced)
+                began = self._clock.monotonic()
+                claimed = await self._claim(application, grant, forced=forced)
+                if claimed is not None and claimed.claim is not None:
+                    return await self._redeemer.redeem(application, claimed, claimed.claim, began)
+            elif grant.retry_at is not None and grant.retry_at > self._clock.now():
+                raise self._stored_trouble(grant, grant.retry_at)
+            if self._clock.monotonic() >= give_up_at:
+                raise RenewalInProgress("Another replica is renewing this grant.", retry_after=self._lease_left(grant))
+            await self._clock.sleep(pause * (0.5 + self._jitter()))
+            pause = min(pause * 2, POLL_LONGEST)
+            grant = await self._reread(seen.id)
+            if grant.generation > seen.generation:
+                token = self._vault.open_access(grant)
+                if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
+                    return token
+
+    async def _claim(self, application: Application, grant: Grant, *, forced: bool) -> Grant | None:
+        now, force = self._clock.now(), None
+        if forced:
+            interval = lifetimes.next_forced_interval(grant, now, self._policy)
+            force = Force(until=now + interval, interval=interval)
+        return await self._grants.claim(
+            grant.id,
+            generation=grant.generation,
+            attempt_id=secrets.token_hex(16),
+            fingerprint=digests.fingerprint(application),
+            lease=self._policy.lease,
+            takeover=self._takeover(grant),
+            force=force,
+        )
+
+    def _may_be_renewed(self, application: Application, grant: Grant, *, forced: bool) -> None:
+        """Raise whatever already speaks against sending anything, without asking the provider.
+
+        A grant is judged by its stored state; the company's own has no refresh token to lose, so a change of the
+        application's endpoints just makes it start afresh.
+        """
+        now = self._clock.now()
+        raise_if_dead(grant)
+        same = grant.fingerprint == digests.fingerprint(application)
+        if not grant.id.is_company and grant.refresh_sealed is None:
+            raise ReauthorizationRequired(grant.id, Reason.NO_REFRESH_TOKEN)
+        if not grant.id.is_company and not same:
+            raise ClientRejected(
+                "This grant was issued to another client id or by another token URL than the application now has."
+            )
+        if same and grant.retry_at is not None and now < grant.retry_at:
+            raise self._stored_trouble(grant, grant.retry_at)
+        if forced and grant.forced_until is not None and now < grant.forced_until:
+            raise RejectedTooOften(
+                "This grant was renewed upon a rejection a short while ago.", retry_after=grant.forced_until - now
+            )
+        grant_type = GrantType.CLIENT_CREDENTIALS if grant.id.is_company else GrantType.AUTHORIZATION_CODE
+        self._breaker.pass_or_raise(application, grant_type)
+
+    def _stored_trouble(self, grant: Grant, retry_at: datetime) -> BrokerError:
+        """The last failure again, as the row tells it; an unfinished claim is always `upstream_unavailable`."""
+        code = grant.last_error.code if grant.last_error and grant.claim is None else UpstreamUnavailable.code
+        error = InvalidUpstreamAnswer if code == InvalidUpstreamAnswer.code else UpstreamUnavailable
+        return error(
+            "The provider could not renew this grant; it is being left alone for a while.",
+            retry_after=retry_at - self._clock.now(),
+        )
+
+    def _takeover(self, grant: Grant) -> timedelta:
+        return timedelta(0) if grant.id.is_company else self._policy.takeover
+
+    def _claimed_by_another(self, grant: Grant) -> bool:
+        """Whether the row shows a claim that still holds; the database's own clock has the last word."""
+        return grant.claim is not None and self._clock.now() <= grant.claim.lease_until + self._takeover(grant)
+
+    def _lease_left(self, grant: Grant) -> timedelta:
+        if grant.claim is None:
+            return timedelta(seconds=1)
+        return max(grant.claim.lease_until + self._takeover(grant) - self._clock.now(), timedelta(seconds=1))
+
+    async def _reread(self, grant: GrantId) -> Grant:
+        current = await self._grants.get(grant)
+        if current is None:
+            raise GrantNotFound(grant)
+        return current
+
+
+def raise_if_dead(grant: Grant) -> None:
+    """Raise what the stored state of a dead or revoked grant says.
+
+    Raises:
+        ReauthorizationRequired: only the user can help.
+    """
+    if grant.state is not GrantState.CONNECTED:
+        by_us = grant.state is GrantState.REVOKED
+        raise ReauthorizationRequired(grant.id, grant.reason or Reason.REVOKED, by_us=by_us)

@@ -1,0 +1,23 @@
+"""What the way in may call: the core's doors, handed over as one value."""
+
+from dataclasses import dataclass
+
+from service.core.authorization import Authorization
+from service.core.broker import TokenBroker
+from service.core.clock import Clock
+from service.core.directory import Directory
+from service.core.health import Health
+from service.core.ports import GrantStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Made by the container, used by the routes. `public_url` has no trailing slash."""
+
+    broker: TokenBroker
+    directory: Directory
+    authorization: Authorization
+    grants: GrantStore
+    health: Health
+    clock: Clock
+    public_url: str

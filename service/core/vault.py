@@ -1,0 +1,114 @@
+"""Turns secrets into what may be stored, and back: seals answers, opens grants and applications."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from service.core import digests, lifetimes
+from service.core.errors import KeyUnavailable, ReauthorizationRequired
+from service.core.model import AccessToken, Application, Grant, GrantId, Reason, SealedTokens, TokenAnswer
+from service.core.policy import Policy
+from service.core.ports import Keyring, Place, SealBroken
+
+
+def application_place(name: str) -> Place:
+    """Where an application's client secret belongs."""
+    return Place("application", name, "", "client_secret")
+
+
+def verifier_place(grant: GrantId) -> Place:
+    """Where the PKCE verifier of an authorization request belongs."""
+    return Place("authorization_request", grant.application, grant.user, "verifier")
+
+
+class Vault:
+    """The keyring, put to the uses of this house."""
+
+    def __init__(self, keyring: Keyring, policy: Policy, jitter: Callable[[], float]) -> None:
+        self._keyring, self._policy, self._jitter = keyring, policy, jitter
+
+    def date(self, answer: TokenAnswer, *, generation: int, scope: str | None) -> AccessToken:
+        """The answer's access token with its times, counted from the moment of sending."""
+        life = lifetimes.bounded_life(answer.expires_in, self._policy.unstated_life)
+        return AccessToken(
+            value=answer.access_token,
+            scope=scope,
+            issued_at=answer.sent_at,
+            expires_at=answer.sent_at + life,
+            due_at=lifetimes.due_at(answer.sent_at, life, self._jitter()),
+            generation=generation,
+        )
+
+    def seal(
+        self,
+        grant: GrantId,
+        application: Application,
+        *,
+        access: AccessToken | None,
+        refresh_token: str | None,
+        scope: str | None,
+        at: datetime,
+    ) -> SealedTokens:
+        """Tokens that *application* obtained at *at*, ready for storage."""
+        refresh_sealed = digest = None
+        if refresh_token is not None:
+            refresh_sealed = self._keyring.seal(refresh_token, _place(grant, "refresh_token"))
+            digest = digests.refresh_digest(grant, refresh_token)
+        return SealedTokens(
+            access_sealed=self._keyring.seal(access.value, _place(grant, "access_token")) if access else None,
+            refresh_sealed=refresh_sealed,
+            refresh_digest=digest,
+            scope=scope,
+            issued_at=at,
+            access_expires_at=access.expires_at if access else None,
+            due_at=access.due_at if access else None,
+            refresh_expires_at=at + self._policy.refresh_token_life if refresh_token is not None else None,
+            fingerprint=digests.fingerprint(application),
+        )
+
+    def open_access(self, grant: Grant) -> AccessToken | None:
+        """The stored access token, or None when there is none or its seal is broken.
+
+        Raises:
+            KeyUnavailable: it is sealed with a key that we do not have.
+        """
+        if grant.access_sealed is None or not (grant.issued_at and grant.access_expires_at and grant.due_at):
+            return None
+        try:
+            value = self._keyring.open(grant.access_sealed, _place(grant.id, "access_token"))
+        except SealBroken:
+            return None
+        return AccessToken(
+            value, grant.scope, grant.issued_at, grant.access_expires_at, grant.due_at, grant.generation
+        )
+
+    def open_refresh(self, grant: Grant) -> str:
+        """The stored refresh token.
+
+        Raises:
+            ReauthorizationRequired: there is none, or its seal is broken.
+            KeyUnavailable: it is sealed with a key that we do not have.
+        """
+        if grant.refresh_sealed is None:
+            raise ReauthorizationRequired(grant.id, Reason.NO_REFRESH_TOKEN)
+        try:
+            return self._keyring.open(grant.refresh_sealed, _place(grant.id, "refresh_token"))
+        except SealBroken:
+            raise ReauthorizationRequired(grant.id, Reason.UNDECRYPTABLE) from None
+
+    def seal_client_secret(self, name: str, secret: str) -> bytes:
+        return self._keyring.seal(secret, application_place(name))
+
+    def open_client_secret(self, application: Application) -> str:
+        """The application's client secret.
+
+        Raises:
+            KeyUnavailable: it cannot be opened with the keys we have.
+        """
+        try:
+            return self._keyring.open(application.sealed_secret, application_place(application.name))
+        except SealBroken:
+            raise KeyUnavailable from None
+
+
+def _place(grant: GrantId, field: str) -> Place:
+    return Place("grant", grant.application, grant.user, field)

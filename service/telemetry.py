@@ -1,0 +1,76 @@
+"""Logs and metrics: their form, and what never gets into them."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from service import __version__
+
+LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
+
+
+class Metrics:
+    """The metrics of one application object; two of them in one process never mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.token_requests = Counter(
+            "token_broker_token_requests",
+            "Requests for tokens, by outcome: where the token came from, or the problem's code.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.requests = Histogram(
+            "token_broker_http_request_duration_seconds",
+            "Time until the answer of a request began, by route and status.",
+            ["method", "route", "status"],
+            buckets=LATENCIES,
+            registry=self.registry,
+        )
+        self.upstream = Histogram(
+            "token_broker_upstream_request_duration_seconds",
+            "Requests to the provider, by grant type (or revocation) and outcome.",
+            ["grant_type", "outcome"],
+            buckets=LATENCIES,
+            registry=self.registry,
+        )
+        build = Gauge("token_broker_build_info", "The running version.", ["version"], registry=self.registry)
+        build.labels(__version__).set(1)
+
+    def observe_upstream(self, grant_type: str, outcome: str, seconds: float) -> None:
+        self.upstream.labels(grant_type, outcome).observe(seconds)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Send everything, our own and the libraries', to standard error as JSON lines or for human eyes."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    # Tracebacks without local variables: those may hold secrets.
+    renderer: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    if form == "json":
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # These narrate every request and statement, with addresses and parameters that are nobody's business.
+    for chatty in ("httpx", "httpcore", "sqlalchemy", "aiosqlite", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

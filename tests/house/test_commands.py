@@ -1,0 +1,74 @@
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+
+from tests.house.tree import ROOT, project
+
+
+def targets() -> set[str]:
+    """The targets that are commands, as the Makefile declares them."""
+    declared = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert declared
+    return set(declared[1].split())
+
+
+def code_in(document: str) -> Iterator[str]:
+    """The lines of *document* that are set as code."""
+    text = (ROOT / document).read_text()
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield from block.splitlines()
+    yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def commands_in(document: str, program: str) -> set[tuple[str, ...]]:
+    """The leading plain words after each *program* in the document's code."""
+    found = set()
+    for line in code_in(document):
+        for words in re.findall(rf"(?:^|[\s/]){program}((?: +[a-z][a-z-]*(?![\w=./]))+)", line):
+            found.add(tuple(words.split()))
+    return found
+
+
+def test_help_lists_every_target() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert set(re.findall(r"^  make ([a-z-]+) +\S", shown, re.MULTILINE)) == targets()
+
+
+def test_every_target_is_a_command_or_a_file() -> None:
+    rules = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert rules == targets()
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_a_document_names_only_targets_that_exist(document: str) -> None:
+    named = {words[0] for words in commands_in(document, "make")}
+    assert named
+    assert named <= targets()
+
+
+def test_the_readme_names_only_commands_that_exist(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, _, function = project()["project"]["scripts"]["token-broker"].partition(":")
+    main = getattr(import_module(module), function)
+    missing = []
+    for words in sorted(commands_in("README.md", "token-broker")):
+        monkeypatch.setattr(sys, "argv", ["token-broker", *words, "--help"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        if end.value.code:
+            missing.append(" ".join(words))
+    capsys.readouterr()
+    assert missing == []
+
+
+def test_ci_runs_the_readmes_own_test_command() -> None:
+    assert ("test",) in commands_in("README.md", "make")
+    recipe = re.search(r"^ci:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    assert "\t@$(MAKE) test\n" in recipe[1]
+    assert "make ci" in (ROOT / ".ci" / "run").read_text()
