@@ -24,6 +24,8 @@ class AesKeyring:
     def __init__(self, keys: Sequence[SealingKey]) -> None:
         self._sealing_id = keys[0].id.encode()
         self._ciphers = {key.id.encode(): AESGCMSIV(key.material) for key in keys}
+        self.missing: set[bytes] = set()
+        """Ids of keys that stored values needed and that are not here."""
 
     def seal(self, secret: str, place: Place) -> bytes:
         header = bytes((_VERSION, len(self._sealing_id))) + self._sealing_id
@@ -35,22 +37,13 @@ class AesKeyring:
         header, rest = _split_header(sealed)
         cipher = self._ciphers.get(header[2:])
         if cipher is None:
+            self.missing.add(header[2:])
             raise KeyUnavailable
         try:
             plain = cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], _bound_to(header, place))
         except (InvalidTag, ValueError):
             raise SealBroken from None
         return plain.decode("utf-8", "surrogatepass")
-
-
-def key_id(sealed: bytes) -> str:
-    """The id of the key that *sealed* needs.
-
-    Raises:
-        SealBroken: it is not a sealed value.
-    """
-    header, _ = _split_header(sealed)
-    return header[2:].decode(errors="replace")
 
 
 def _split_header(sealed: bytes) -> tuple[bytes, bytes]:

@@ -67,9 +67,7 @@ class SqlDirectoryStore:
 
     async def remove_application(self, name: str) -> bool:
         async with self._database.write() as connection:
-            await connection.execute(
-                delete(default_applications).where(default_applications.c.application == name)
-            )
+            await connection.execute(delete(default_applications).where(default_applications.c.application == name))
             removed = await connection.execute(delete(applications).where(applications.c.name == name))
             await _move_version(connection)
             return removed.rowcount == 1

@@ -81,7 +81,9 @@ class SqlGrantStore:
             row = rows.one_or_none()
         return to_grant(row) if row is not None else None
 
-    async def save(self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime) -> bool:
+    async def save(
+        self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
+    ) -> bool:
         rotated: ColumnElement[bool] = literal(False)
         values = token_values(tokens)
         if tokens.refresh_digest is None:
@@ -182,9 +184,7 @@ class SqlGrantStore:
             "refresh_sealed": None,
             "upstream_revocation": UpstreamRevocation.REVOKED,
         }
-        await self._update(
-            values, _is(grant), _columns.generation == generation, _columns.state == GrantState.REVOKED
-        )
+        await self._update(values, _is(grant), _columns.generation == generation, _columns.state == GrantState.REVOKED)
 
     async def revive(self, grant: GrantId) -> Grant | None:
         async with self._database.write() as connection:

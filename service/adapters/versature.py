@@ -135,4 +135,3 @@ def _client(application: Application, client_secret: str) -> dict[str, str]:
     if application.vendor_id:
         fields["vendor_id"] = application.vendor_id
     return fields
-

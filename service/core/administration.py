@@ -110,8 +110,8 @@ class Administration:
         for grant_type in sorted(grant_types):
             await self._store.set_default(grant_type, name)
 
-    async def add_caller(self, caller: Caller) -> str:
-        """Add *caller* and return its only key, which is shown this once.
+    async def add_caller(self, caller: Caller, key: str | None = None) -> str:
+        """Add *caller* and return its only key, a new one unless *key* is given; it is shown this once.
 
         Raises:
             Conflict: the name is taken.
@@ -122,7 +122,7 @@ class Administration:
             raise Conflict("The name admin belongs to the key from the settings.")
         if not caller.scopes or not caller.applications or (not caller.users and caller.scopes != {Scope.ADMIN}):
             raise InvalidRequest("A caller needs at least one scope, one user pattern and one application pattern.")
-        key = new_key()
+        key = key or new_key()
         if not await self._store.add_caller(caller, ApiKey(secret_digest(key), caller.name)):
             raise Conflict("A caller of this name exists.")
         return key

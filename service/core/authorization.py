@@ -20,8 +20,8 @@ from service.core.errors import (
     InvalidAuthorizationRequest,
     InvalidRequest,
 )
-from service.core.model import Application, Caller, GrantId
 from service.core.exchange import CodeExchange
+from service.core.model import Application, Caller, GrantId
 from service.core.policy import Policy
 from service.core.ports import AuthorizationRequest, AuthorizationStore, Keyring
 from service.core.vault import verifier_place
@@ -78,9 +78,7 @@ class Authorization:
             raise InvalidRequest("return_to leads to an origin that this broker was not allowed to send people to.")
         ticket = secrets.token_urlsafe(32)
         expires_at = self._clock.now() + self._policy.connect_life
-        await self._requests.add(
-            AuthorizationRequest(secret_digest(ticket), grant, caller.name, return_to, expires_at)
-        )
+        await self._requests.add(AuthorizationRequest(secret_digest(ticket), grant, caller.name, return_to, expires_at))
         return ticket, expires_at
 
     async def look_up(self, ticket: str) -> AuthorizationRequest:
@@ -134,9 +132,7 @@ class Authorization:
         glue = "&" if urlsplit(application.authorize_url).query else "?"
         return f"{application.authorize_url}{glue}{urlencode(fields)}"
 
-    async def arrive(
-        self, *, state: str | None, code: str | None, error: str | None, cookie: str | None
-    ) -> Arrival:
+    async def arrive(self, *, state: str | None, code: str | None, error: str | None, cookie: str | None) -> Arrival:
         """Complete the trip that *state* belongs to. The state is spent before anything else is believed.
 
         The redemption outlives the browser's patience. A failed trip changes no grant; its link stays usable.
@@ -148,9 +144,7 @@ class Authorization:
         request = await self._requests.take(secret_digest(state)) if state else None
         if request is None:
             raise InvalidAuthorizationRequest("This login was already used, or was never started here.")
-        if request.cookie_digest is None or not hmac.compare_digest(
-            request.cookie_digest, secret_digest(cookie or "")
-        ):
+        if request.cookie_digest is None or not hmac.compare_digest(request.cookie_digest, secret_digest(cookie or "")):
             raise InvalidAuthorizationRequest("This login was started in another browser. Start again in this one.")
         try:
             await self._complete(request, code, error)
@@ -183,4 +177,3 @@ def _origin(url: str) -> str | None:
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
         return None
     return f"{parts.scheme}://{parts.hostname.lower()}{port}"
-

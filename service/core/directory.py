@@ -45,6 +45,7 @@ class Directory:
         self._version: int | None = None
         self._checked_at: datetime | None = None
         self._identities: dict[bytes, Identity] = {}
+        self._callers: list[Caller] = []
         self._applications: dict[str, Application] = {}
         self._defaults: dict[GrantType, str] = {}
         self._checks: Flights[None, None] = Flights()
@@ -52,6 +53,16 @@ class Directory:
     @property
     def is_loaded(self) -> bool:
         return self._version is not None
+
+    @property
+    def applications(self) -> list[Application]:
+        """The one from the settings first, then the stored ones in the order they were added."""
+        return list(self._applications.values())
+
+    @property
+    def callers(self) -> list[Caller]:
+        """The stored callers, by name."""
+        return self._callers
 
     async def check(self) -> None:
         """Ask the database whether anything changed, and read it anew if so. Concurrent checks cost one query.
@@ -76,6 +87,7 @@ class Directory:
             applications = {self._default_application.name: self._default_application, **applications}
             applications[self._default_application.name] = self._default_application
         self._identities = {identity.key.digest: identity for identity in [*identities, *self._fixed]}
+        self._callers = list(rows.callers)
         self._applications, self._defaults = applications, rows.defaults
         self._version = rows.version
 
@@ -170,5 +182,3 @@ def may_ask_for(caller: Caller, user: str, application: str | None) -> bool:
     if not any(matches(pattern, user) for pattern in caller.users):
         return False
     return application is None or any(matches(pattern, application) for pattern in caller.applications)
-
-

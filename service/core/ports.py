@@ -151,7 +151,9 @@ class GrantStore(Protocol):
         """
         ...
 
-    async def save(self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime) -> bool:
+    async def save(
+        self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
+    ) -> bool:
         """Put a renewal's answer in, as generation + 1, and end the claim, whoever holds it.
 
         False when the row is no longer at *generation*. A grant that was declared dead meanwhile is revived.
@@ -195,9 +197,7 @@ class GrantStore(Protocol):
         """Let a dead grant that still holds what it needs be tried again. None when there is no such grant."""
         ...
 
-    async def page(
-        self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime
-    ) -> Sequence[Grant]:
+    async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
         """Up to *limit* grants in the order of (application, user), those after *after*."""
         ...
 

@@ -2,9 +2,9 @@
 
 import logging
 
+from service.core.clock import Clock
 from service.core.errors import BrokerError, GrantNotFound
 from service.core.local_cache import LocalCache
-from service.core.clock import Clock
 from service.core.model import Application, Grant, GrantId, TokenAnswer, UpstreamRevocation
 from service.core.ports import AuthorizationServer, GrantStore, TokenCache
 from service.core.upstream import Outcome

@@ -1,14 +1,14 @@
 """What can come of one request to the provider's token endpoint, sorted once and by code, never by text.
 
-    Outcome
-    ├── NotSent                 no byte left us: try again
-    ├── Ambiguous               sent, and no readable answer: the refresh token may be spent
-    └── Refused                 answered: nothing was spent
-        ├── InvalidGrant        the code or refresh token is not (or no longer) good
-        ├── ClientRefused       our registration is refused
-        ├── RateLimited
-        ├── RefusedWithoutCode  4xx that names no error code
-        └── OtherRefusal        redirects and every other code
+Outcome
+├── NotSent                 no byte left us: try again
+├── Ambiguous               sent, and no readable answer: the refresh token may be spent
+└── Refused                 answered: nothing was spent
+    ├── InvalidGrant        the code or refresh token is not (or no longer) good
+    ├── ClientRefused       our registration is refused
+    ├── RateLimited
+    ├── RefusedWithoutCode  4xx that names no error code
+    └── OtherRefusal        redirects and every other code
 """
 
 import json

@@ -77,9 +77,7 @@ class Vault:
             value = self._keyring.open(grant.access_sealed, _place(grant.id, "access_token"))
         except SealBroken:
             return None
-        return AccessToken(
-            value, grant.scope, grant.issued_at, grant.access_expires_at, grant.due_at, grant.generation
-        )
+        return AccessToken(value, grant.scope, grant.issued_at, grant.access_expires_at, grant.due_at, grant.generation)
 
     def open_refresh(self, grant: Grant) -> str:
         """The stored refresh token.

@@ -1,0 +1,128 @@
+"""Puts routes, error handling and documentation together."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__
+from service.api import connect, grants, ops, tokens
+from service.api.deps import WrongFields, field_errors
+from service.api.problems import BY_CODE, MEDIA_TYPE, problem_response
+from service.api.schemas import ConnectInvitation, GrantImport, ProblemBody, RejectedToken
+from service.core.errors import BrokerError, MethodNotAllowed, ResourceNotFound
+
+DESCRIPTION = """
+Hands out Versature access tokens to internal services. Ask for `GET /tokens/{user}` with your service's key and use the
+token at once; when Versature answers 401 to it, report that to `POST /tokens/{user}/rejected`.
+
+Errors are `application/problem+json` (RFC 9457); their `code` is stable and `type` leads to a page that explains it.
+"""
+
+Routes = Literal["all", "internal", "public"]
+_ROUTERS: dict[str, tuple[APIRouter, ...]] = {
+    "all": (tokens.router, grants.router, ops.health_router, ops.router, connect.router),
+    "internal": (tokens.router, grants.router, ops.health_router, ops.router),
+    "public": (ops.health_router, connect.router),
+}
+_EVERYWHERE = ("invalid_api_key", "not_allowed", "invalid_request", "store_unavailable", "internal_error")
+_RENEWING = (
+    "application_not_found",
+    "grant_not_found",
+    "reauthorization_required",
+    "client_rejected",
+    "invalid_upstream_answer",
+    "upstream_unavailable",
+    "renewal_in_progress",
+    "key_unavailable",
+)
+_WITH_BODY = ("unsupported_media_type", "payload_too_large")
+_PROBLEMS_OF: dict[str, tuple[str, ...]] = {
+    "get_token": _RENEWING,
+    "report_rejected_token": (*_RENEWING, *_WITH_BODY, "rejected_too_often"),
+    "get_me": (),
+    "list_grants": (),
+    "get_grant": ("application_not_found", "grant_not_found"),
+    "invite_user": ("application_not_found", *_WITH_BODY),
+    "import_grant": ("application_not_found", *_WITH_BODY),
+    "revoke_grant": ("application_not_found", "grant_not_found"),
+}
+
+
+def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = None) -> FastAPI:
+    """The routes of one kind of deployment (see BROKER_ROUTES), with problems and Swagger UI."""
+    public = routes == "public"
+    options: dict[str, Any] = {
+        "title": "Token broker",
+        "version": __version__,
+        "description": DESCRIPTION,
+        "lifespan": lifespan,
+        "swagger_ui_parameters": {"persistAuthorization": True, "tryItOutEnabled": True},
+    }
+    app = (
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **options)
+        if public
+        else FastAPIOffline(redoc_url=None, **options)
+    )
+    for router in _ROUTERS[routes]:
+        app.include_router(router)
+    app.exception_handler(BrokerError)(_broker_error)
+    app.exception_handler(RequestValidationError)(_wrong_parameters)
+    app.exception_handler(HTTPException)(_unrouted)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _broker_error(request: Request, error: BrokerError) -> Response:
+    request.state.outcome = error.code
+    extra = {"errors": error.fields} if isinstance(error, WrongFields) else None
+    return problem_response(error, request.state.request_id, extra)
+
+
+async def _wrong_parameters(request: Request, error: RequestValidationError) -> Response:
+    return await _broker_error(request, WrongFields(field_errors(error.errors())))
+
+
+async def _unrouted(request: Request, error: HTTPException) -> Response:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = await _broker_error(request, MethodNotAllowed("This address does not know that method."))
+        response.headers.update(error.headers or {})
+        return response
+    return await _broker_error(request, ResourceNotFound("There is nothing at this address."))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, with each call's problems and the bodies that `deps.body` reads."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for model in (ConnectInvitation, GrantImport, RejectedToken, ProblemBody):
+        schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schemas[model.__name__].pop("$defs", {}))
+    for path in document["paths"].values():
+        for operation in path.values():
+            _document_problems(operation)
+    app.openapi_schema = document
+    return document
+
+
+def _document_problems(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    specific = _PROBLEMS_OF.get(operation["operationId"])
+    codes = () if specific is None else (*_EVERYWHERE, *specific)
+    for code in sorted(codes, key=lambda code: (BY_CODE[code].status, code)):
+        problem = BY_CODE[code]
+        response = responses.setdefault(str(problem.status), {"description": "", "content": {}})
+        response["description"] = f"{response['description']} · `{code}`: {problem.title}".removeprefix(" · ")
+        response["content"][MEDIA_TYPE] = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}

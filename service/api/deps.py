@@ -1,0 +1,166 @@
+"""What routes ask for before they begin: who calls, about what, and with which body, judged in that order."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Path, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.core.directory import Identity, may_ask_for, needed_grant_type, require_scope
+from service.core.errors import InvalidApiKey, InvalidRequest, NotAllowed, PayloadTooLarge, UnsupportedMediaType
+from service.core.model import Application, GrantId, Scope
+from service.core.names import MAX_USER_LENGTH, check_name, check_user
+from service.core.services import Services
+
+MAX_BODY_BYTES = 64 * 1024
+DEMO_KEY = "vtb_demo"
+_LOOPBACK = frozenset({"127.0.0.1", "::1"})
+
+M = TypeVar("M", bound=BaseModel)
+
+bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="Your service's key: `vtb_…`")
+
+
+class WrongFields(InvalidRequest):
+    """A malformed request, with what is wrong field by field; never with the values."""
+
+    def __init__(self, fields: list[dict[str, str]]) -> None:
+        super().__init__("The request does not have the documented form.")
+        self.fields = fields
+
+
+def services(request: Request) -> Services:
+    found: Services = request.state.services
+    return found
+
+
+async def identify(
+    request: Request,
+    house: Annotated[Services, Depends(services)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Identity:
+    """The caller, by its key (401)."""
+    if credentials is None or not credentials.credentials:
+        raise InvalidApiKey("Send an API key as Authorization: Bearer vtb_….")
+    host = request.client.host if request.client else None
+    if credentials.credentials == DEMO_KEY and host not in _LOOPBACK:
+        raise InvalidApiKey("The demo key works on loopback only.")
+    identity = await house.directory.identify(credentials.credentials)
+    request.state.caller = identity.caller.name
+    return identity
+
+
+House = Annotated[Services, Depends(services)]
+Whoever = Annotated[Identity, Depends(identify)]
+User = Annotated[
+    str,
+    Path(
+        description="An opaque, case-sensitive name, or `@company` for the application itself",
+        min_length=1,
+        max_length=MAX_USER_LENGTH,
+        examples=["alice"],
+    ),
+]
+
+
+class ApplicationQuery(BaseModel):
+    """Which application; parameters that nobody documented are refused."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    application: Annotated[str | None, Field(description="The application's name; omitted, the default one serves")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a permitted request is about; the application is looked up last, because 404 comes after 403 and 422."""
+
+    identity: Identity
+    user: str
+    application_name: str | None
+    house: Services
+
+    def application(self) -> Application:
+        """The application that serves this request.
+
+        Raises:
+            ApplicationNotFound: there is none.
+            NotAllowed: the caller may not use the default one.
+        """
+        application = self.house.directory.application_for(self.application_name, needed_grant_type(self.user))
+        if not may_ask_for(self.identity.caller, self.user, application.name):
+            raise NotAllowed("This key may not use that application.")
+        return application
+
+    def grant(self, application: Application) -> GrantId:
+        return GrantId(application.name, self.user)
+
+
+def judged(house: Services, identity: Identity, scope: Scope, user: str, application_name: str | None) -> Target:
+    """A target whose form is right (422) and which the caller may ask for (403)."""
+    check_user(user)
+    if application_name is not None:
+        check_name(application_name)
+    require_scope(identity.caller, scope)
+    if not may_ask_for(identity.caller, user, application_name):
+        raise NotAllowed("This key may not ask for that user or application.")
+    return Target(identity, user, application_name, house)
+
+
+async def token_target(
+    house: House, identity: Whoever, user: User, query: Annotated[ApplicationQuery, Query()]
+) -> Target:
+    return judged(house, identity, Scope.TOKENS, user, query.application)
+
+
+async def grant_target(
+    house: House, identity: Whoever, user: User, query: Annotated[ApplicationQuery, Query()]
+) -> Target:
+    return judged(house, identity, Scope.GRANTS, user, query.application)
+
+
+def body(
+    model: type[M], permission: Callable[..., Awaitable[Target]], *, optional: bool = False
+) -> Callable[..., Awaitable[M]]:
+    """The dependency that reads a JSON body, after *permission* has been given.
+
+    FastAPI would read and judge a body before anything else, and tell strangers about its form.
+    """
+
+    async def read(request: Request, _permitted: Annotated[Target, Depends(permission)]) -> M:
+        content = await _read_body(request)
+        if not content and optional:
+            return model()
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise UnsupportedMediaType("Send the body as application/json.")
+        try:
+            return model.model_validate_json(content)
+        except ValidationError as wrong:
+            raise WrongFields(field_errors(wrong.errors(include_input=False, include_url=False))) from None
+
+    return read
+
+
+def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """The part of the OpenAPI document that says what `body` reads."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def field_errors(errors: Any) -> list[dict[str, str]]:
+    """Pydantic's complaints as place and message, without the values."""
+    return [{"field": ".".join(str(part) for part in error["loc"]), "message": error["msg"]} for error in errors]
+
+
+async def _read_body(request: Request) -> bytes:
+    content = b""
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
+    return content

@@ -1,0 +1,184 @@
+"""Grants: connect, look at, take over, end. And what the calling key may do."""
+
+import base64
+import json
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field
+
+from service.api.deps import (
+    ApplicationQuery,
+    House,
+    Target,
+    Whoever,
+    body,
+    body_schema,
+    grant_target,
+)
+from service.api.schemas import (
+    ConnectInvitation,
+    ConnectLink,
+    GrantImport,
+    GrantPage,
+    GrantStatus,
+    LastError,
+    Me,
+    Revocation,
+)
+from service.core.broker import TokenBroker
+from service.core.directory import require_scope
+from service.core.errors import GrantNotFound, InvalidRequest, NotAllowed
+from service.core.model import Grant, GrantId, GrantState, Scope
+from service.core.names import check_name, matches
+from service.core.ports import GrantFilter
+
+router = APIRouter(tags=["grants"])
+
+GrantTarget = Annotated[Target, Depends(grant_target)]
+
+
+class GrantQuery(ApplicationQuery):
+    state: GrantState | None = None
+    cursor: Annotated[str | None, Field(max_length=2048, description="`next_cursor` of the page before")] = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 50
+
+
+@router.get("/me", operation_id="get_me", summary="What your key may do", tags=["callers"])
+async def get_me(identity: Whoever) -> Me:
+    """The calling key's own name, scopes and patterns, and when it expires."""
+    caller = identity.caller
+    return Me(
+        name=caller.name,
+        scopes=sorted(caller.scopes),
+        users=list(caller.users),
+        applications=list(caller.applications),
+        key_expires_at=identity.key.expires_at,
+    )
+
+
+@router.post(
+    "/grants/{user}/connect",
+    operation_id="invite_user",
+    summary="A link that connects a user",
+    status_code=201,
+    openapi_extra=body_schema(ConnectInvitation, required=False),
+)
+async def invite_user(
+    house: House,
+    target: GrantTarget,
+    invitation: Annotated[ConnectInvitation, Depends(body(ConnectInvitation, grant_target, optional=True))],
+    response: Response,
+) -> ConnectLink:
+    """Send the user's browser to `connect_url`. The link works until the user is connected, for ten minutes.
+
+    Afterwards the browser goes to `return_to?status=connected`, or `?status=failed&code=…`.
+    """
+    application = target.application()
+    ticket, expires_at = await house.authorization.invite(
+        target.identity.caller, application, target.grant(application), invitation.return_to
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return ConnectLink(connect_url=f"{house.public_url}/connect/{ticket}", expires_at=expires_at)
+
+
+@router.get("/grants", operation_id="list_grants", summary="The grants that you may ask for")
+async def list_grants(house: House, identity: Whoever, query: Annotated[GrantQuery, Query()]) -> GrantPage:
+    """A page of grants in the order of application and user. Only grants that your patterns cover are shown."""
+    caller, after = identity.caller, _read_cursor(query.cursor)
+    if query.application is not None:
+        check_name(query.application)
+    require_scope(caller, Scope.GRANTS)
+    if query.application is not None and not any(matches(p, query.application) for p in caller.applications):
+        raise NotAllowed("This key may not use that application.")
+    which = GrantFilter(query.application, query.state, caller.users, caller.applications)
+    found = await house.grants.page(which, after=after, limit=query.limit + 1, now=house.clock.now())
+    shown = found[: query.limit]
+    cursor = _write_cursor(shown[-1].id) if len(found) > len(shown) else None
+    return GrantPage(items=[grant_status(house.broker, grant) for grant in shown], next_cursor=cursor)
+
+
+@router.get("/grants/{user}", operation_id="get_grant", summary="Where a user's grant stands")
+async def get_grant(house: House, target: GrantTarget) -> GrantStatus:
+    """The grant's state, times and last trouble; never its tokens."""
+    grant_id = target.grant(target.application())
+    grant = await house.grants.get(grant_id)
+    if grant is None or not grant.exists:
+        raise GrantNotFound(grant_id)
+    return grant_status(house.broker, grant)
+
+
+@router.put(
+    "/grants/{user}",
+    operation_id="import_grant",
+    summary="Take over a grant obtained elsewhere",
+    responses={201: {"model": GrantStatus, "description": "The grant was created"}},
+    openapi_extra=body_schema(GrantImport),
+)
+async def import_grant(
+    house: House,
+    target: GrantTarget,
+    tokens: Annotated[GrantImport, Depends(body(GrantImport, grant_target))],
+    response: Response,
+) -> GrantStatus:
+    """Store a refresh token that another service holds, so that nobody has to log in again.
+
+    From then on only the broker may use it. Repeating the call is harmless: a refresh token that is stored, or was
+    spent here, changes nothing.
+    """
+    application = target.application()
+    grant, created = await house.broker.import_(
+        application,
+        target.grant(application),
+        refresh_token=tokens.refresh_token,
+        access_token=tokens.access_token,
+        expires_in=None if tokens.expires_in is None else timedelta(seconds=tokens.expires_in),
+        scope=tokens.scope,
+    )
+    response.status_code = 201 if created else 200
+    return grant_status(house.broker, grant)
+
+
+@router.delete("/grants/{user}", operation_id="revoke_grant", summary="End a user's grant")
+async def revoke_grant(house: House, target: GrantTarget) -> Revocation:
+    """Unusable here at once. `upstream` says how far the provider knows; repeating the call tries that again."""
+    application = target.application()
+    upstream = await house.broker.revoke(application, target.grant(application))
+    return Revocation(state=GrantState.REVOKED, upstream=upstream)
+
+
+def grant_status(broker: TokenBroker, grant: Grant) -> GrantStatus:
+    """What may be told of *grant*."""
+    state, reason = broker.standing(grant)
+    error = grant.last_error
+    return GrantStatus(
+        user=grant.id.user,
+        application=grant.id.application,
+        state=state,
+        reason=reason,
+        scope=grant.scope,
+        generation=grant.generation,
+        obtained_at=grant.obtained_at,
+        renewed_at=grant.renewed_at,
+        access_expires_at=grant.access_expires_at,
+        refresh_expires_at=grant.refresh_expires_at,
+        last_error=LastError(code=error.code, at=error.at) if error else None,
+        retry_at=grant.retry_at,
+    )
+
+
+def _write_cursor(last: GrantId) -> str:
+    return base64.urlsafe_b64encode(json.dumps([last.application, last.user]).encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> GrantId | None:
+    if cursor is None:
+        return None
+    try:
+        application, user = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
+    except (ValueError, TypeError):
+        raise InvalidRequest("The cursor is not one of ours.") from None
+    if not isinstance(application, str) or not isinstance(user, str):
+        raise InvalidRequest("The cursor is not one of ours.")
+    return GrantId(application, user)

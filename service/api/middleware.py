@@ -1,0 +1,96 @@
+"""Pure ASGI layers around everything: request id, counting and logging, and honest paths."""
+
+import logging
+import re
+import secrets
+import time
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem_response
+from service.core.errors import InternalError
+from service.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REFUSED_CHARACTER = "\x00"
+"""Stands where a path held what no user may contain; every check of users refuses it."""
+
+
+class RequestContext:
+    """Gives each request its id, measures it, logs it in one line, and turns a crash into a problem."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        began, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                log.exception("a request crashed")
+                if status == 0:
+                    answer = problem_response(InternalError("The log has more under the request id."), request_id)
+                    await answer(scope, receive, send_with_id)
+            finally:
+                self._account(scope, status, time.perf_counter() - began)
+
+    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+        """The route's template, never the path: a path may hold users, tickets, codes or states."""
+        route = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if route != "none" else "other"
+        self._metrics.requests.labels(method, route, str(status)).observe(seconds)
+        caller, outcome = scope["state"].get("caller"), scope["state"].get("outcome")
+        if route.startswith("/tokens/"):
+            self._metrics.token_requests.labels(outcome or InternalError.code).inc()
+        fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
+        log.info("request", extra={**fields, "caller": caller, "outcome": outcome})
+
+
+class HonestPath:
+    """Decodes the path strictly and segment by segment.
+
+    The server's own decoding turns `%2F` into a slash and broken UTF-8 into a replacement character, so that two
+    different addresses would name the same user or another route.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = scope.get("raw_path")
+        if scope["type"] == "http" and raw and b"%" in raw:
+            segments = raw.split(b"?")[0].split(b"/")
+            scope["path"] = "/".join(_decode(segment) for segment in segments)
+        await self._app(scope, receive, send)
+
+
+def _decode(segment: bytes) -> str:
+    try:
+        decoded = unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError:
+        return REFUSED_CHARACTER
+    return REFUSED_CHARACTER if "/" in decoded else decoded
+
+
+def _request_id(scope: Scope) -> str:
+    given = Request(scope).headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)

@@ -1,0 +1,56 @@
+"""Pages for people: rendering, and the headers that keep them harmless."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse, Response
+
+from service.api.problems import problem_headers, problem_of
+from service.core.errors import BrokerError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_STYLE = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_environment = Environment(
+    loader=FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+# `form-action` is left out on purpose: browsers apply it to the whole chain of redirects that follows the form, and
+# where the provider's login leads is not ours to know. The pages show nothing that is not escaped.
+_HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def page(template: str, status: int = 200, /, **content: Any) -> Response:
+    """*template* with *content*, every value escaped."""
+    text = _environment.get_template(template).render(style=_STYLE, **content)
+    return HTMLResponse(text, status, dict(_HEADERS))
+
+
+def problem_page(error: BrokerError, request_id: str, *, retry_seconds: int | None = None) -> Response:
+    """*error* for the person at the browser; with *retry_seconds* the page loads itself again."""
+    problem = problem_of(error)
+    response = page(
+        "problem.html",
+        problem.status,
+        title=problem.title,
+        detail=error.detail,
+        code=error.code,
+        request_id=request_id,
+        retry_seconds=retry_seconds,
+    )
+    response.headers.update(problem_headers(error))
+    return response

@@ -1,0 +1,135 @@
+"""The shapes on the wire."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from service.core.model import GrantState, Reason, Scope, UpstreamRevocation
+
+
+def rfc3339(instant: datetime) -> str:
+    """An instant as RFC 3339 with `Z`, to the microsecond where there are any."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+Instant = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+
+
+class _Body(BaseModel):
+    """A request body: anything not named here is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class RejectedToken(_Body):
+    access_token: Annotated[str, Field(min_length=1, max_length=16_384, description="The token that was answered 401")]
+
+
+class ConnectInvitation(_Body):
+    return_to: Annotated[
+        str | None,
+        Field(max_length=2048, description="Where to send the browser afterwards; its origin must be allowed"),
+    ] = None
+
+
+class GrantImport(_Body):
+    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384)]
+    access_token: Annotated[str | None, Field(min_length=1, max_length=16_384, pattern=r"^[\x21-\x7e]+$")] = None
+    expires_in: Annotated[
+        int | None, Field(gt=0, le=315_360_000, description="Seconds that the access token still lives")
+    ] = None
+    scope: Annotated[str | None, Field(max_length=1024)] = None
+
+
+class Token(BaseModel):
+    """A valid access token."""
+
+    access_token: str
+    token_type: Annotated[str, Field(examples=["Bearer"])]
+    scope: Annotated[str | None, Field(description="Versature's permission level: a name, never a list")]
+    expires_in: Annotated[int, Field(description="Whole seconds left, rounded down")]
+    expires_at: Instant
+
+
+class ConnectLink(BaseModel):
+    """A link for the user's browser, usable until the user is connected."""
+
+    connect_url: str
+    expires_at: Instant
+
+
+class LastError(BaseModel):
+    code: str
+    at: Instant
+
+
+class GrantStatus(BaseModel):
+    """Where a grant stands; never its tokens."""
+
+    user: str
+    application: str
+    state: GrantState
+    reason: Reason | None
+    scope: str | None
+    generation: int
+    obtained_at: Instant | None
+    renewed_at: Instant | None
+    access_expires_at: Instant | None
+    refresh_expires_at: Instant | None
+    last_error: LastError | None
+    retry_at: Instant | None
+
+
+class GrantPage(BaseModel):
+    items: list[GrantStatus]
+    next_cursor: str | None
+
+
+class Revocation(BaseModel):
+    state: GrantState
+    upstream: UpstreamRevocation
+
+
+class Me(BaseModel):
+    """What the calling key may do."""
+
+    name: str
+    scopes: list[Scope]
+    users: list[str]
+    applications: list[str]
+    key_expires_at: Instant | None
+
+
+class ProblemConnect(BaseModel):
+    method: str
+    href: str
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457 problem details. `code` never changes its meaning; sentences may."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    reason: Reason | None = None
+    connect: ProblemConnect | None = None
+    errors: list[dict[str, str]] | None = None
+
+
+class Alive(BaseModel):
+    status: str
+    version: str
+
+
+class ReadyPart(BaseModel):
+    status: str
+    detail: str | None = None
+
+
+class Ready(BaseModel):
+    status: str
+    parts: dict[str, ReadyPart]

@@ -1,0 +1,97 @@
+"""Tokens out, rejections in."""
+
+import math
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from service.api.deps import ApplicationQuery, House, Target, User, Whoever, body, body_schema, judged, token_target
+from service.api.schemas import RejectedToken, Token, rfc3339
+from service.core.broker import Handout, Source
+from service.core.model import Scope
+from service.core.services import Services
+
+LONGEST_MIN_TTL = 10**9
+
+router = APIRouter(tags=["tokens"])
+
+
+class TokenQuery(ApplicationQuery):
+    min_ttl: Annotated[
+        int | None,
+        Field(ge=0, description="Seconds that the token must still live; more than half its life counts as half"),
+    ] = None
+
+
+async def wanted_token(
+    house: House, identity: Whoever, user: User, query: Annotated[TokenQuery, Query()]
+) -> tuple[Target, timedelta | None]:
+    """The target and the life that the caller wants."""
+    target = judged(house, identity, Scope.TOKENS, user, query.application)
+    min_ttl = None if query.min_ttl is None else timedelta(seconds=min(query.min_ttl, LONGEST_MIN_TTL))
+    return target, min_ttl
+
+
+@router.get("/tokens/{user}", operation_id="get_token", summary="A valid access token for a user", response_model=Token)
+async def get_token(
+    request: Request, house: House, wanted: Annotated[tuple[Target, timedelta | None], Depends(wanted_token)]
+) -> Response:
+    """A token that works now: cached while it is fresh, renewed when it is due.
+
+    `@company` is the application itself (client credentials). A user must have been connected before. The
+    `Cache-Status` header tells where the token came from; `detail=renewal_failing` means that the provider is in
+    trouble and this token will not be replaced in time.
+    """
+    target, min_ttl = wanted
+    application = target.application()
+    handout = await house.broker.get(application, target.grant(application), min_ttl)
+    return _answer(request, house, handout)
+
+
+@router.post(
+    "/tokens/{user}/rejected",
+    operation_id="report_rejected_token",
+    summary="Versature answered 401 to this token",
+    response_model=Token,
+    openapi_extra=body_schema(RejectedToken),
+)
+async def report_rejected_token(
+    request: Request,
+    house: House,
+    target: Annotated[Target, Depends(token_target)],
+    report: Annotated[RejectedToken, Depends(body(RejectedToken, token_target))],
+) -> Response:
+    """Another token than the rejected one.
+
+    Renews only if the reported token is still the current one; otherwise the newer one is returned at once, so any
+    number of late reports costs the provider nothing.
+    """
+    application = target.application()
+    handout = await house.broker.rejected(application, target.grant(application), report.access_token)
+    return _answer(request, house, handout)
+
+
+def _answer(request: Request, house: Services, handout: Handout) -> Response:
+    token, now = handout.token, house.clock.now()
+    expires_in = math.floor((token.expires_at - now).total_seconds())
+    request.state.outcome = handout.source
+    content = {
+        "access_token": token.value,
+        "token_type": "Bearer",
+        "scope": token.scope,
+        "expires_in": expires_in,
+        "expires_at": rfc3339(token.expires_at),
+    }
+    return JSONResponse(
+        content, headers={"Cache-Control": "no-store", "Cache-Status": _cache_status(handout, expires_in)}
+    )
+
+
+def _cache_status(handout: Handout, expires_in: int) -> str:
+    """RFC 9211: a hit with its source, or why it was forwarded and that the answer was stored."""
+    if handout.source in {Source.STALE, Source.URI_MISS}:
+        return f"token-broker; fwd={handout.source}; stored" + ("; collapsed" if handout.collapsed else "")
+    return f"token-broker; hit; ttl={expires_in}; detail={handout.source}"

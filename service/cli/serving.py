@@ -1,0 +1,48 @@
+"""Runs the product under uvicorn."""
+
+import socket
+
+import uvicorn
+
+from service.config import Settings
+from service.main import create_app
+from service.telemetry import configure_logging
+
+
+class PortTaken(Exception):
+    """Somebody else listens there already."""
+
+
+def serve_until_stopped(settings: Settings) -> None:
+    """Answer requests until SIGTERM or SIGINT.
+
+    Raises:
+        PortTaken: before anything was started.
+    """
+    configure_logging(settings.broker_log_level, settings.broker_log_format)
+    listener = _listen(settings.broker_host, settings.broker_port)
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=bool(settings.broker_trusted_proxies),
+        forwarded_allow_ips=list(settings.broker_trusted_proxies),
+        timeout_graceful_shutdown=max(1, round(settings.broker_drain_seconds)),
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as failure:
+        listener.close()
+        raise PortTaken(f"cannot listen on {host}:{port}: {failure.strerror}") from None
+    return listener

@@ -1,0 +1,39 @@
+"""The application: routes, layers around them, and the life of the container."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import TypedDict
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from service.api.application import build_api
+from service.api.middleware import HonestPath, RequestContext
+from service.config import Settings
+from service.container import Container, build
+from service.core.services import Services
+from service.telemetry import Metrics
+
+
+class LifespanState(TypedDict):
+    """What every request finds in its state."""
+
+    services: Services
+    metrics: Metrics
+
+
+def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Container] = build) -> ASGIApp:
+    """The whole product as one ASGI application; tests pass a *make* that replaces parts."""
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[LifespanState]:
+        container = make(settings, metrics)
+        await container.start()
+        try:
+            yield {"services": container.services, "metrics": metrics}
+        finally:
+            await container.close()
+
+    api = build_api(settings.broker_routes, lifespan=lifespan)
+    return RequestContext(HonestPath(api), metrics)
