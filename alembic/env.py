@@ -17,7 +17,7 @@ def migrate(connection: Connection) -> None:
     """Run whatever alembic was asked for, in one transaction."""
     context.configure(
         connection=connection,
-        target_metadata=tables.SQLModel.metadata,
+        target_metadata=tables.grants.metadata,
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
     )

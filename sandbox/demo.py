@@ -17,6 +17,11 @@ from pathlib import Path
 import httpx
 
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT, USERS
+from service.config import load_settings
+from service.container import build
+from service.core.administration import Registration
+from service.core.model import Caller, GrantType, Scope
+from service.telemetry import Metrics
 
 HOST = "127.0.0.1"
 KEY = "vtb_demo"
@@ -97,18 +102,12 @@ def _environment(port: int, folder: Path, sandbox_url: str) -> dict[str, str]:
 
 
 def _start(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
 async def _furnish(environment: dict[str, str]) -> None:
     """Store the demo's caller and the company's own application, as the command line would."""
     os.environ.update(environment)
-    from service.config import load_settings
-    from service.container import build
-    from service.core.administration import Registration
-    from service.core.model import Caller, GrantType, Scope
-    from service.telemetry import Metrics
-
     settings = load_settings()
     container = build(settings, Metrics())
     try:
@@ -170,8 +169,9 @@ A token for alice, for the company, and a problem:
   {curl} {broker_url}/tokens/@company
   {curl} {broker_url}/tokens/bob
 
-Use alice's token:
-  curl -H "Authorization: Bearer $({curl} -s {broker_url}/tokens/alice | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')" {sandbox_url}/api/whoami/
+Use alice's token (paste both lines):
+  TOKEN=$({curl} -s {broker_url}/tokens/alice | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')
+  curl -H "Authorization: Bearer $TOKEN" {sandbox_url}/api/whoami/
 
 Connect bob: open the connect_url in a browser.
   {curl} -X POST {broker_url}/grants/bob/connect

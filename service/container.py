@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from service.adapters.keyring import AesKeyring
-from service.adapters.migrations import migrate, schema_is_current
 from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
+from service.adapters.sql_migrations import migrate, schema_is_current
 from service.adapters.versature import VersatureServer
-from service.config import Settings
+from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoEscrow, NoTokenCache
 from service.core.administration import Administration, seal_registration
 from service.core.authorization import Authorization
@@ -34,6 +34,9 @@ from service.core.vault import Vault
 from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
+
+EXCHANGES_AT_ONCE = 10
+"""Connections kept for logins and revocations while renewals use all of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +87,19 @@ def build(
     requests = SqlAuthorizationStore(database)
     grants = grants or SqlGrantStore(database)
     shared, escrow, local = NoTokenCache(), NoEscrow(), LocalCache()
-    server = VersatureServer(deadline=policy.upstream_deadline, clock=clock, observe=metrics.observe_upstream)
+    server = VersatureServer(
+        deadline=policy.upstream_deadline,
+        max_connections=policy.renewals_at_once + EXCHANGES_AT_ONCE,
+        clock=clock,
+        observe=metrics.observe_upstream,
+    )
     breaker = Breaker(clock, policy)
     revoker = Revoker(grants, server, vault, shared, local, clock)
     saver = Saver(grants, vault, escrow, shared, local, revoker, clock, policy)
     redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, jitter)
     renewer = Renewer(grants, redeemer, vault, breaker, clock, policy, jitter)
     exchange = CodeExchange(grants, requests, server, vault, keyring, local, clock, policy)
-    registration = settings.default_registration
-    admin_key = settings.broker_admin_key
-    directory = Directory(
-        rows,
-        clock,
-        policy,
-        default_application=seal_registration(registration, vault) if registration else None,
-        admin_key=admin_key.get_secret_value() if admin_key else None,
-    )
+    directory = _directory(settings, rows, vault, clock)
     authorization = Authorization(
         requests,
         directory,
@@ -119,9 +119,20 @@ def build(
         clock=clock,
         public_url=settings.public_url,
     )
-    administration = Administration(rows, vault, reserved=[registration.name] if registration else [])
+    administration = Administration(rows, vault, reserved=[DEFAULT_APPLICATION])
     drain = timedelta(seconds=settings.broker_drain_seconds)
     return Container(database, administration, services, server, renewer, exchange, saver, drain)
+
+
+def _directory(settings: Settings, rows: SqlDirectoryStore, vault: Vault, clock: Clock) -> Directory:
+    registration, admin_key = settings.default_registration, settings.broker_admin_key
+    return Directory(
+        rows,
+        clock,
+        settings.policy,
+        default_application=seal_registration(registration, vault) if registration else None,
+        admin_key=admin_key.get_secret_value() if admin_key else None,
+    )
 
 
 def _health(database: Database, directory: Directory, keyring: AesKeyring, clock: Clock) -> Health:

@@ -102,6 +102,7 @@ class SqlGrantStore:
             "reason": None,
             "generation": generation + 1,
             "saved_attempt_id": attempt_id,
+            "obtained_at": func.coalesce(_columns.obtained_at, to_micros(at)),
             "renewed_at": to_micros(at),
             "unfinished_generation": case(
                 (and_(rotated, _columns.unfinished_generation == generation), _columns.unfinished_generation),

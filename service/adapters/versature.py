@@ -13,7 +13,6 @@ from service.core.clock import Clock
 from service.core.model import Application, TokenAnswer
 from service.core.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, Outcome, read_answer
 
-MAX_CONNECTIONS = 100
 KEEPALIVE = timedelta(seconds=1)
 _FIRST_BYTES_LEAVE = frozenset({"http11.send_request_headers.started", "http2.send_request_headers.started"})
 
@@ -40,12 +39,12 @@ class VersatureServer:
     stands for another user.
     """
 
-    def __init__(self, *, deadline: timedelta, clock: Clock, observe: Observe) -> None:
+    def __init__(self, *, deadline: timedelta, max_connections: int, clock: Clock, observe: Observe) -> None:
         self._deadline, self._clock, self._observe = deadline.total_seconds(), clock, observe
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             timeout=httpx.Timeout(self._deadline),
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE.total_seconds()),
+            limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE.total_seconds()),
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "token-broker"},
         )

@@ -49,7 +49,7 @@ def serve() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's schema to this version."""
-    from service.adapters.migrations import migrate as run_migrations
+    from service.adapters.sql_migrations import migrate as run_migrations
     from service.container import Container
 
     async def work(container: Container) -> None:

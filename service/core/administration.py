@@ -79,7 +79,7 @@ class Administration:
     """Adds, changes and removes callers and applications."""
 
     def __init__(self, store: DirectoryStore, vault: Vault, *, reserved: Sequence[str]) -> None:
-        """*reserved* are names of applications that the settings define."""
+        """*reserved* are names for applications that the settings define."""
         self._store, self._vault, self._reserved = store, vault, frozenset(reserved)
 
     async def add_application(self, registration: Registration) -> Application:
@@ -91,7 +91,7 @@ class Administration:
         """
         application = seal_registration(registration, self._vault)
         if application.name in self._reserved:
-            raise Conflict("The settings define an application of this name.")
+            raise Conflict("This name belongs to the application that the settings define.")
         if not await self._store.add_application(application):
             raise Conflict("An application of this name exists.")
         return application

@@ -45,6 +45,7 @@ class Renewer:
         self._grants, self._redeemer, self._vault, self._breaker = grants, redeemer, vault, breaker
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._flights: Flights[GrantId, AccessToken] = Flights()
+        self._turn = asyncio.Semaphore(policy.renewals_at_once)
 
     def in_flight(self, grant: GrantId) -> bool:
         return self._flights.running(grant)
@@ -65,10 +66,11 @@ class Renewer:
         while True:
             if not self._claimed_by_another(grant):
                 self._may_be_renewed(application, grant, forced=forced)
-                began = self._clock.monotonic()
-                claimed = await self._claim(application, grant, forced=forced)
-                if claimed is not None and claimed.claim is not None:
-                    return await self._redeemer.redeem(application, claimed, claimed.claim, began)
+                async with self._turn:
+                    began = self._clock.monotonic()
+                    claimed = await self._claim(application, grant, forced=forced)
+                    if claimed is not None and claimed.claim is not None:
+                        return await self._redeemer.redeem(application, claimed, claimed.claim, began)
             elif grant.retry_at is not None and grant.retry_at > self._clock.now():
                 raise self._stored_trouble(grant, grant.retry_at)
             if self._clock.monotonic() >= give_up_at:

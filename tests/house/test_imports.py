@@ -7,7 +7,7 @@ from tests.house.tree import ROOT, at, imports, modules
 
 ADAPTERS = ROOT / "service" / "adapters"
 # Packages that are one library to us.
-LIBRARY = {"aiosqlite": "sql", "psycopg": "sql", "sqlalchemy": "sql", "sqlmodel": "sql"}
+LIBRARY = {"aiosqlite": "sql", "alembic": "sql", "psycopg": "sql", "sqlalchemy": "sql", "sqlmodel": "sql"}
 
 
 def speaks_sql(name: str) -> bool:

@@ -1,0 +1,170 @@
+"""Brokers to test: inside the test's own event loop, or as real processes."""
+
+import asyncio
+import base64
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from sandbox.directory import COMPANY_CLIENT, USER_CLIENT
+from service.config import Settings, load_settings
+from service.container import Container, build
+from service.core.administration import Registration
+from service.core.clock import Clock
+from service.core.model import Caller, GrantType, Scope
+from service.main import create_app
+from service.telemetry import Metrics
+
+KEY = "vtb_" + "k" * 43
+"""The key of the caller `crm`, which may do everything a caller may, for everybody."""
+
+SEALING_KEY = "test:" + base64.b64encode(b"s" * 32).decode()
+START_SECONDS = 30
+
+
+def environment(folder: Path, sandbox_url: str, **overrides: str | int | float) -> dict[str, str]:
+    """A broker's settings: its database in *folder*, its users' application at *sandbox_url*."""
+    port = free_port()
+    found = {
+        "BROKER_HOST": "127.0.0.1",
+        "BROKER_PORT": port,
+        "BROKER_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'broker.db'}",
+        "BROKER_ENCRYPTION_KEYS": SEALING_KEY,
+        "VERSATURE_BASE_URL": f"{sandbox_url}/api",
+        "VERSATURE_CLIENT_ID": USER_CLIENT.id,
+        "VERSATURE_CLIENT_SECRET": USER_CLIENT.secret,
+        "VERSATURE_GRANT_TYPES": "authorization_code",
+    }
+    return {name: str(value) for name, value in {**found, **overrides}.items()}
+
+
+@contextlib.contextmanager
+def applied(variables: Mapping[str, str]) -> Iterator[None]:
+    """The process's environment with *variables* and none of its own settings."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("BROKER_", "VERSATURE_")):
+            del os.environ[name]
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def settings_from(variables: Mapping[str, str]) -> Settings:
+    with applied(variables):
+        return load_settings()
+
+
+async def furnish(settings: Settings) -> None:
+    """Store the caller `crm` with `KEY`, and the company's own application."""
+    container = build(settings, Metrics())
+    try:
+        await container.start()
+        company = Registration(
+            name="company",
+            client_id=COMPANY_CLIENT.id,
+            client_secret=COMPANY_CLIENT.secret,
+            grant_types=frozenset({GrantType.CLIENT_CREDENTIALS}),
+            base_url=settings.versature_base_url,
+        )
+        await container.administration.add_application(company)
+        crm = Caller("crm", frozenset({Scope.TOKENS, Scope.GRANTS}), ("*", "@company"), ("*",))
+        await container.administration.add_caller(crm, KEY)
+    finally:
+        await container.close()
+
+
+class _QuietServer(uvicorn.Server):
+    """Leaves the test run's own signal handling alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A running broker and a client that carries `KEY`."""
+
+    base_url: str
+    client: httpx.AsyncClient
+
+
+@contextlib.asynccontextmanager
+async def broker_here(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Broker]:
+    """A broker in this event loop, over TCP, by *clock*'s time."""
+
+    def make(settings: Settings, metrics: Metrics) -> Container:
+        return build(settings, metrics, clock=clock)
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    app = create_app(settings, make=make)
+    server = _QuietServer(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started:
+        if serving.done():
+            serving.result()
+            raise RuntimeError("the broker did not start")
+        await asyncio.sleep(0.005)
+    base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        async with client_of(base_url) as client:
+            yield Broker(base_url, client)
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@contextlib.asynccontextmanager
+async def broker_process(variables: Mapping[str, str]) -> AsyncIterator[Broker]:
+    """A broker as a process of its own, ended by SIGTERM; the test fails if it does not end well."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BROKER_", "VERSATURE_"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service", "serve", env={**clean, **variables}, stderr=asyncio.subprocess.DEVNULL
+    )
+    base_url = f"http://127.0.0.1:{variables['BROKER_PORT']}"
+    try:
+        async with client_of(base_url) as client:
+            await _until_healthy(client, process)
+            yield Broker(base_url, client)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        code = await asyncio.wait_for(process.wait(), 30)
+    assert code == 0, f"the broker ended with {code}"
+
+
+def client_of(base_url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=base_url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30, trust_env=False, limits=_MANY
+    )
+
+
+_MANY = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+
+
+async def _until_healthy(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:
+    for _ in range(START_SECONDS * 20):
+        assert process.returncode is None, f"the broker ended with {process.returncode} before it served"
+        with contextlib.suppress(httpx.TransportError):
+            if (await client.get("/healthz")).is_success:
+                return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the broker did not answer in time")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
