@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, event, exc, literal, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from service.adapters.tables import to_micros
 from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 
 BUSY_TIMEOUT = timedelta(seconds=5)
+_WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 
 
@@ -77,15 +80,32 @@ def _translated() -> Any:
         yield
     except _UNAVAILABLE:
         raise StoreUnavailable from None
+    except exc.DatabaseError as failure:
+        if type(failure) is not exc.DatabaseError:
+            raise  # a mistake of ours
+        raise StoreUnavailable from None  # the file is no database, or a damaged one
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     """Readers beside one writer (WAL), every commit on the disk before it counts, and no hidden BEGIN of the driver."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _switch_to_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Brokers that start at once on a new file meet here, and SQLite waits for every lock but this one."""
+    for tries_left in reversed(range(BUSY_TIMEOUT // _WAL_PAUSE)):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        await_only(asyncio.sleep(_WAL_PAUSE.total_seconds()))
 
 
 def _begin(connection: Connection) -> None:

@@ -1,6 +1,9 @@
 """Runs the product under uvicorn."""
 
+import contextlib
+import signal
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -13,11 +16,29 @@ class PortTaken(Exception):
     """Somebody else listens there already."""
 
 
+class NotStarted(Exception):
+    """Something failed before the first request could be answered; the log has it."""
+
+
+class _Server(uvicorn.Server):
+    """Ends with exit code 0 when it is asked to end: uvicorn would let the signal kill it after all was done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def serve_until_stopped(settings: Settings) -> None:
     """Answer requests until SIGTERM or SIGINT.
 
     Raises:
         PortTaken: before anything was started.
+        NotStarted: what had been begun has been ended.
     """
     configure_logging(settings.broker_log_level, settings.broker_log_format)
     listener = _listen(settings.broker_host, settings.broker_port)
@@ -33,12 +54,15 @@ def serve_until_stopped(settings: Settings) -> None:
         forwarded_allow_ips=list(settings.broker_trusted_proxies),
         timeout_graceful_shutdown=max(1, round(settings.broker_drain_seconds)),
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        _Server(config).run(sockets=[listener])
+    except SystemExit:
+        raise NotStarted("could not start; the log says why") from None
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), port))

@@ -101,8 +101,8 @@ class TokenBroker:
             if token is not None and lifetimes.is_usable(token, self._clock.now()):
                 return Handout(token, Source.LOCAL)
             raise
-        if token is not None and token.generation > grant.generation and self._saver.pending(grant_id):
-            return Handout(token, Source.LOCAL)
+        if (unsaved := self._unsaved(grant)) is not None:
+            return Handout(unsaved, Source.LOCAL)
         return await self._serve(application, grant, min_ttl)
 
     async def rejected(self, application: Application, grant_id: GrantId, access_token: str) -> Handout:
@@ -115,8 +115,11 @@ class TokenBroker:
             BrokerError: as `get`; the rejected token is never handed out again.
         """
         grant = await self._read(grant_id)
-        current = self._vault.open_access(grant)
-        if current is None or not _same(current.value, access_token):
+        unsaved = self._unsaved(grant)
+        current = unsaved or self._vault.open_access(grant)
+        if unsaved is not None and not _same(unsaved.value, access_token):
+            handout = Handout(unsaved, Source.LOCAL)
+        elif current is None or not _same(current.value, access_token):
             handout = await self._serve(application, grant, None)
         else:
             raise_if_dead(grant)
@@ -184,7 +187,17 @@ class TokenBroker:
             grant = await self._grants.get(grant_id)
         if grant is None or not grant.exists:
             raise GrantNotFound(grant_id)
+        entry = self._local.get(grant_id)
+        if entry is not None and entry.token.generation < grant.generation:
+            self._local.drop(grant_id)
         return grant
+
+    def _unsaved(self, grant: Grant) -> AccessToken | None:
+        """The token of an answer that the database has not taken yet, while it is usable."""
+        entry = self._local.get(grant.id)
+        if entry is None or entry.token.generation <= grant.generation or not self._saver.pending(grant.id):
+            return None
+        return entry.token if lifetimes.is_usable(entry.token, self._clock.now()) else None
 
     async def _serve(self, application: Application, grant: Grant, min_ttl: timedelta | None) -> Handout:
         if grant.state is GrantState.REVOKED:
@@ -208,9 +221,11 @@ class TokenBroker:
 
     async def _renew(self, application: Application, grant: Grant, old: AccessToken | None, *, forced: bool) -> Handout:
         """Wait for a renewal: briefly while *old* is valid, else as long as a caller may be kept waiting."""
-        task, collapsed = self._renewer.fly(application, grant, forced=forced)
         failure: BrokerError
         try:
+            if self._saver.pending(grant.id):  # the refresh token in the row is spent
+                raise StoreUnavailable("An answer of the provider still waits for the database.")
+            task, collapsed = self._renewer.fly(application, grant, forced=forced)
             token = await wait_for_flight(task, self._policy.wait if old is None else self._policy.wait_while_valid)
             if lifetimes.is_usable(token, self._clock.now()):
                 source = Source.URI_MISS if grant.generation == 0 else Source.STALE
