@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
 
 from tests.support.brokers import Broker, broker_process, environment, furnish, settings_from
 from tests.support.versatures import Versature, versature_process
@@ -23,7 +23,7 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 PATIENCE_MS = 10_000
-PHONE = {"width": 390, "height": 844}
+PHONE = ViewportSize(width=390, height=844)
 ARTEFACTS = Path(__file__).parents[2] / ".artefacts" / "browser"
 
 
@@ -45,7 +45,7 @@ class Phone:
 
     async def keep_screenshot(self, name: str) -> None:
         """Keep what is seen in an ignored folder, for people to look at."""
-        ARTEFACTS.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once per page, and nobody else is waiting
+        ARTEFACTS.mkdir(parents=True, exist_ok=True)
         await self.page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)
 
     async def fits(self) -> bool:

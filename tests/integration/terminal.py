@@ -112,7 +112,7 @@ def _command(arguments: list[str], environment: dict[str, str], folder: str, str
         file = os.open(f"{streams}/{name}", os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(file, number)
         mode = "r" if number == 0 else "w"
-        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: PTH123, SIM115
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.argv = [str(PROGRAM), *arguments]
     from service.cli import main
 
