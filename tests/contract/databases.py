@@ -38,15 +38,25 @@ class RealDatabase:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, clock: FakeClock, *, pool_size: int = 5) -> AsyncIterator[Database]:
-    database, others = Database(url, pool_size=pool_size, clock=clock), set(threading.enumerate())
+    database = Database(url, pool_size=pool_size, clock=clock)
     try:
         yield database
     finally:
         await database.close()
-        # aiosqlite does not wait for the thread of a connection that could not be made; the test's loop must.
-        for thread in set(threading.enumerate()) - others:
-            if "_connection_worker_thread" in thread.name:
-                await asyncio.to_thread(thread.join)
+
+
+@contextlib.asynccontextmanager
+async def out_of_reach(url: str, clock: FakeClock) -> AsyncIterator[Database]:
+    """A database that no connection can be made to; no other may be opened meanwhile.
+
+    aiosqlite does not wait for the thread of such a connection, so this does, or it would outlive the test's loop.
+    """
+    before = set(threading.enumerate())
+    async with opened(url, clock) as database:
+        yield database
+    for thread in set(threading.enumerate()) - before:
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join)
 
 
 def migrated_file(folder: Path) -> Path:

@@ -56,7 +56,7 @@ async def test_an_empty_store_has_an_empty_page(stores: Stores) -> None:
 
 
 async def test_pages_are_in_the_order_of_code_points_by_application_then_user(stores: Stores) -> None:
-    everybody = [GrantId(application, user) for application in ("B", "a", "a-b", "b") for user in USERS]
+    everybody = [GrantId(application, user) for application in ("a", "B", "a-b") for user in USERS[::2]]
     await connect_all(stores, *everybody)
     assert await ids(stores) == sorted(everybody, key=lambda grant: (grant.application, grant.user))
 

@@ -26,7 +26,7 @@ from service.core.model import GrantType, Reason, UpstreamRevocation
 from service.core.ports import AuthorizationStore, DirectoryStore, GrantFilter, GrantStore, Setback
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
-from tests.contract.databases import RealDatabase, opened, sqlite_url
+from tests.contract.databases import RealDatabase, opened, out_of_reach, sqlite_url
 from tests.contract.samples import (
     ALICE,
     HOUR,
@@ -368,7 +368,7 @@ def test_no_method_of_any_store_is_missing_here() -> None:
 
 @pytest.mark.parametrize("use", USES)
 async def test_a_database_that_cannot_be_reached_is_a_store_unavailable(real: RealDatabase, use: str) -> None:
-    async with opened(real.away_url, real.clock) as away:
+    async with out_of_reach(real.away_url, real.clock) as away:
         with pytest.raises(StoreUnavailable) as failure:
             await USES[use](sql_stores(away, real))
     assert_discreet(failure.value)
@@ -428,7 +428,7 @@ async def test_a_full_disk_is_a_store_unavailable_and_leaves_nothing_half_writte
 
 async def test_a_database_that_returns_is_used_again(real: RealDatabase, tmp_path: Path, migrated: Path) -> None:
     folder, content = tmp_path / "mounted later", migrated.read_bytes()  # noqa: ASYNC240 - a small file
-    async with opened(sqlite_url(folder / "broker.db"), real.clock) as database:
+    async with out_of_reach(sqlite_url(folder / "broker.db"), real.clock) as database:
         grants = SqlGrantStore(database)
         with pytest.raises(StoreUnavailable):
             await grants.ensure(ALICE)
@@ -443,7 +443,7 @@ def overwrite(file: Path, content: bytes) -> None:
 
 async def test_a_ping_tells_whether_the_database_answers(real: RealDatabase, database: Database) -> None:
     await database.ping()
-    async with opened(real.away_url, real.clock) as away:
+    async with out_of_reach(real.away_url, real.clock) as away:
         with pytest.raises(StoreUnavailable):
             await away.ping()
 
