@@ -1,6 +1,9 @@
 """Runs the product under uvicorn."""
 
+import contextlib
+import signal
 import socket
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -11,6 +14,19 @@ from service.telemetry import configure_logging
 
 class PortTaken(Exception):
     """Somebody else listens there already."""
+
+
+class _Server(uvicorn.Server):
+    """Ends with exit code 0 when it is asked to end: uvicorn would let the signal kill it after all was done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def serve_until_stopped(settings: Settings) -> None:
@@ -33,7 +49,7 @@ def serve_until_stopped(settings: Settings) -> None:
         forwarded_allow_ips=list(settings.broker_trusted_proxies),
         timeout_graceful_shutdown=max(1, round(settings.broker_drain_seconds)),
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

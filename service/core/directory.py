@@ -7,6 +7,7 @@ from datetime import datetime
 from service.core.clock import Clock
 from service.core.digests import secret_digest
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
+from service.core.health import READY, PartHealth, Readiness
 from service.core.model import Application, Caller, GrantId, GrantType, Scope
 from service.core.names import matches
 from service.core.policy import Policy
@@ -53,6 +54,10 @@ class Directory:
     @property
     def is_loaded(self) -> bool:
         return self._version is not None
+
+    async def health(self) -> PartHealth:
+        """Not ready before the first read: another replica knows its callers."""
+        return READY if self.is_loaded else PartHealth(Readiness.NOT_READY, "the callers have not been read yet")
 
     @property
     def applications(self) -> list[Application]:

@@ -1,12 +1,11 @@
 """What the core needs from the outside, as protocols. Every adapter and every fake passes the same contract suite."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from service.core.model import (
-    AccessToken,
     Application,
     Caller,
     Grant,
@@ -103,16 +102,44 @@ class GrantFilter:
     applications: tuple[str, ...] | None = None
 
 
-class TokenCache(Protocol):
-    """Access tokens shared by all replicas. Never the truth, never an obstacle: no method raises."""
+@dataclass(frozen=True, slots=True)
+class CachedToken:
+    """An entry of the shared cache; without `sealed` it is a tombstone."""
 
-    async def put(self, grant: GrantId, token: AccessToken) -> None:
-        """Remember *token* unless a newer generation is there."""
+    generation: int
+    sealed: bytes | None = field(repr=False)
+
+
+class TokenCache(Protocol):
+    """Sealed access tokens shared by all replicas. Never the truth, never an obstacle: no method raises.
+
+    Nothing is ever written over an equal or higher generation.
+    """
+
+    async def get(self, grant: GrantId) -> CachedToken | None:
+        """What is there, or None also when the cache cannot be asked."""
+        ...
+
+    async def put(self, grant: GrantId, generation: int, sealed: bytes, ttl: timedelta) -> None:
+        """Remember a token for *ttl* at most."""
         ...
 
     async def bury(self, grant: GrantId, generation: int) -> None:
-        """Make sure that nothing up to *generation* is handed out any more."""
+        """Leave a tombstone, so that nothing up to *generation* is handed out any more."""
         ...
+
+    async def forget(self, grant: GrantId) -> None:
+        """Remove whatever is there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The little that confirms a cached token: it is the grant's current one, and nobody is renewing it."""
+
+    generation: int
+    state: GrantState
+    claimed: bool
 
 
 class Escrow(Protocol):
@@ -127,6 +154,10 @@ class GrantStore(Protocol):
     """The rows of the grants. Every method commits before it returns and raises `StoreUnavailable`."""
 
     async def get(self, grant: GrantId) -> Grant | None: ...
+
+    async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+        """How each of *grants* stands, in as few queries as can be; those that do not exist are left out."""
+        ...
 
     async def ensure(self, grant: GrantId) -> None:
         """Make sure there is a row to claim."""
