@@ -93,7 +93,7 @@ class RedisTokenCache:
 
     async def close(self) -> None:
         await self._bypass.close()
-        await self._redis.aclose()
+        await self._redis.aclose(close_connection_pool=True)
 
     async def _write_entry(self, name: str, grant: GrantId, generation: int, value: bytes, ttl: timedelta) -> None:
         milliseconds = ttl // timedelta(milliseconds=1)

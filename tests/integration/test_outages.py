@@ -75,7 +75,7 @@ def hang(server: Server) -> Callable[[], None]:
 
 def fill(server: Server) -> Callable[[], None]:
     client = Redis.from_url(server.url)
-    client.config_set("maxmemory", "1mb")
+    client.config_set("maxmemory", "1")
     client.config_set("maxmemory-policy", "noeviction")
 
     def undo() -> None:
