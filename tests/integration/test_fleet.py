@@ -42,7 +42,6 @@ async def test_random_traffic_over_three_replicas_gets_only_tokens_that_work(
         most = TRAFFIC_SECONDS / (LIFE * 0.7) + 1
         per_user = Counter(call["user"] for call in refreshes)
         assert max(per_user.values()) <= most, per_user
-        print(sum(answers.values()), "answers", len(refreshes), "redemptions", "at most", max(per_user.values()), most)
 
 
 async def test_a_thousand_callers_on_one_expired_token_cost_one_redemption(

@@ -68,8 +68,7 @@ async def test_a_process_stopped_past_its_lease_loses_no_token(
         await fleet.import_users(["alice"])
         first, second = fleet.brokers
         asking = asyncio.create_task(first.client.get("/tokens/alice"))
-        while not await fleet.sandbox.calls(endpoint="token", grant_type="refresh_token"):
-            await asyncio.sleep(0.02)
+        await fleet.sandbox.until_asked_to_refresh()
         first.pause()
         waiting = asyncio.create_task(second.client.get("/tokens/alice"))
         await asyncio.sleep(2.5)
@@ -90,8 +89,7 @@ async def test_a_process_stopped_past_the_takeover_adopts_the_newer_answer(
         await fleet.import_users(["alice"])
         first, second = fleet.brokers
         asking = asyncio.create_task(first.client.get("/tokens/alice"))
-        while not await fleet.sandbox.calls(endpoint="token", grant_type="refresh_token"):
-            await asyncio.sleep(0.02)
+        await fleet.sandbox.until_asked_to_refresh()
         first.pause()
         taken_over = await second.client.get("/tokens/alice")
         assert taken_over.status_code == 200, taken_over.text

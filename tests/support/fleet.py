@@ -32,6 +32,14 @@ class Sandbox:
         answer = await self.client.get("/sandbox/calls", params=which)
         return list(answer.raise_for_status().json()["items"])
 
+    async def until_asked_to_refresh(self) -> None:
+        """Return once a refresh token has arrived."""
+        for _ in range(1000):
+            if await self.calls(endpoint="token", grant_type="refresh_token"):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("nobody asked the sandbox")
+
     async def mint(self, users: Sequence[str]) -> dict[str, str]:
         """A new refresh token for each of *users*."""
         answer = await self.client.post("/sandbox/grants", json={"users": list(users)})
