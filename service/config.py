@@ -21,7 +21,7 @@ from service.core.policy import Policy
 
 DEFAULT_APPLICATION = "default"
 KEY_BYTES = 32
-_KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
 class WrongSettings(Exception):
@@ -44,7 +44,7 @@ def _parse_keys(value: object) -> tuple[SealingKey, ...]:
             material = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
         except binascii.Error:
             material = b""
-        if not _KEY_ID.fullmatch(key_id) or len(material) != KEY_BYTES:
+        if not KEY_ID.fullmatch(key_id) or len(material) != KEY_BYTES:
             raise ValueError(f"every key must read id:base64-of-{KEY_BYTES}-bytes")
         keys.append(SealingKey(key_id, material))
     if len({key.id for key in keys}) < len(keys):
@@ -108,10 +108,18 @@ class Settings(BaseSettings):
     broker_log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker_log_format: Literal["json", "human"] = "json"
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _file_was_read(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, OSError | UnicodeDecodeError):
+            name = f"{info.field_name}_file".upper()
+            raise ValueError(f"the file that {name} names cannot be read ({type(value).__name__})")  # noqa: TRY004
+        return value
+
     @field_validator("versature_client_secret")
     @classmethod
     def _pair(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if (secret is None) != (info.data.get("versature_client_id") is None):
+        if "versature_client_id" in info.data and (secret is None) != (info.data["versature_client_id"] is None):
             raise ValueError("VERSATURE_CLIENT_ID and VERSATURE_CLIENT_SECRET belong together")
         return secret
 
@@ -143,7 +151,7 @@ class Settings(BaseSettings):
     def _public_url_is_safe(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None and not {"broker_host", "broker_port"} <= info.data.keys():
             return None
-        parts = urlsplit(url or _own_url(info.data["broker_host"], info.data["broker_port"]))
+        parts = urlsplit(url or _url(_own_url(info.data["broker_host"], info.data["broker_port"])))
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise ValueError("must be https, or http on loopback; set it when BROKER_HOST is not loopback")
         if parts.query:
@@ -162,8 +170,11 @@ class Settings(BaseSettings):
     @field_validator("broker_trusted_proxies")
     @classmethod
     def _networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
-        for proxy in proxies:
-            ipaddress.ip_network(proxy, strict=False)
+        try:
+            for proxy in proxies:
+                ipaddress.ip_network(proxy, strict=False)
+        except ValueError:
+            raise ValueError("every proxy must be an IP address or network") from None
         return proxies
 
     @field_validator("broker_lease_seconds")
@@ -234,16 +245,18 @@ class Settings(BaseSettings):
 
 
 class _FileSource(PydanticBaseSettingsSource):
-    """Settings that come from a file: `NAME_FILE` is a path, and one trailing newline is not part of the value."""
+    """Settings that come from a file: `NAME_FILE` is a path, and one trailing newline is not part of the value.
+
+    A file that cannot be read has its failure for a value, so that it is reported with everything else.
+    """
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{field_name}_file".upper())
-        if not path:
-            return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").removesuffix("\n"), field_name, False
+            value = Path(path).read_text(encoding="utf-8").removesuffix("\n") if path else None
         except (OSError, UnicodeDecodeError) as failure:
-            raise WrongSettings({f"{field_name}_file".upper(): f"cannot be read ({type(failure).__name__})"}) from None
+            return failure, field_name, False
+        return value or None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}

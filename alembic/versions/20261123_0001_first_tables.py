@@ -108,6 +108,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("unfinished_generation", sa.BigInteger(), nullable=True),
         sa.Column("saved_attempt_id", sa.Text(), nullable=True),
+        sa.Column("connected_attempt_id", sa.Text(), nullable=True),
         sa.Column("failures", sa.BigInteger(), nullable=False),
         sa.Column("last_error_code", sa.Text(), nullable=True),
         sa.Column("last_error_at", sa.BigInteger(), nullable=True),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -11,6 +12,7 @@ from sqlalchemy import BigInteger, ColumnElement, Table, cast, event, exc, extra
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from service.adapters.tables import from_micros, to_micros
 from service.core.bypass import Bypass
@@ -21,6 +23,7 @@ SQLITE_BUSY_TIMEOUT = timedelta(seconds=5)
 DEADLINE = timedelta(seconds=2)
 """How long one operation may keep PostgreSQL before it counts as hung, waiting for locks included."""
 
+_WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 _FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
 
@@ -202,7 +205,9 @@ def _translated() -> Iterator[None]:
     except _UNAVAILABLE:
         raise StoreUnavailable from None
     except exc.DBAPIError as failure:
-        if failure.connection_invalidated or getattr(failure.orig, "sqlstate", None) in _FOREIGN_SCHEMA:
+        foreign_schema = getattr(failure.orig, "sqlstate", None) in _FOREIGN_SCHEMA
+        damaged_file = type(failure) is exc.DatabaseError
+        if failure.connection_invalidated or foreign_schema or damaged_file:
             raise StoreUnavailable from None
         raise
 
@@ -211,9 +216,22 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     """Readers beside one writer (WAL), every commit on the disk before it counts, and no hidden BEGIN of the driver."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _switch_to_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    """Brokers that start at once on a new file meet here, and SQLite waits for every lock but this one."""
+    for tries_left in reversed(range(SQLITE_BUSY_TIMEOUT // _WAL_PAUSE)):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        await_only(asyncio.sleep(_WAL_PAUSE.total_seconds()))
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -161,10 +161,12 @@ class SqlGrantStore:
     async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
         async with self._database.write() as connection:
             await ensure_row(self._database, connection, grant)
-            current = await _fetch(connection, grant, for_update=True)
-            if current is not None and current.saved_attempt_id == attempt_id:
-                return current
-            return await _replace(connection, grant, tokens, at, {"saved_attempt_id": attempt_id})
+            rows = await connection.execute(select(grants).where(_is(grant)).with_for_update())
+            row = rows.one()
+            if row.connected_attempt_id == attempt_id:
+                return to_grant(row)
+            values = {"saved_attempt_id": attempt_id, "connected_attempt_id": attempt_id}
+            return await _replace(connection, grant, tokens, at, values)
 
     @guarded
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:

@@ -57,6 +57,7 @@ class GrantRow(SQLModel, table=True):
     lease_until: int | None = Field(default=None, sa_type=BigInteger)
     unfinished_generation: int | None = Field(default=None, sa_type=BigInteger)
     saved_attempt_id: str | None = Field(default=None, sa_type=Text)
+    connected_attempt_id: str | None = Field(default=None, sa_type=Text)
     failures: int = Field(default=0, sa_type=BigInteger)
     last_error_code: str | None = Field(default=None, sa_type=Text)
     last_error_at: int | None = Field(default=None, sa_type=BigInteger)

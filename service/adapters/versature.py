@@ -48,7 +48,9 @@ class VersatureServer:
         self._deadline, self._clock, self._observe = deadline.total_seconds(), clock, observe
         self._client = httpx.AsyncClient(
             follow_redirects=False,
-            timeout=None,  # noqa: S113 - one total deadline instead: httpx's own are per operation
+            # One total deadline, for httpx's own timeouts are per operation. Connecting gets less, or the deadline
+            # would cut a hung handshake off without closing its socket.
+            timeout=httpx.Timeout(None, connect=self._deadline / 2),
             limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE.total_seconds()),
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "token-broker"},
@@ -91,9 +93,10 @@ class VersatureServer:
 
     @contextlib.asynccontextmanager
     async def _observed(self, kind: str) -> AsyncIterator[None]:
-        began, label = self._clock.monotonic(), "ok"
+        began, label = self._clock.monotonic(), "given_up"
         try:
             yield
+            label = "ok"
         except Outcome as outcome:
             label = outcome.label
             raise

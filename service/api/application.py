@@ -7,17 +7,19 @@ from typing import Any, Literal
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service import __version__
 from service.api import connect, grants, ops, tokens
 from service.api.deps import WrongFields, field_errors
 from service.api.problems import BY_CODE, MEDIA_TYPE, problem_response
 from service.api.schemas import ConnectInvitation, GrantImport, ProblemBody, RejectedToken
-from service.core.errors import BrokerError, MethodNotAllowed, ResourceNotFound
+from service.core.errors import BrokerError, InternalError, MethodNotAllowed, ResourceNotFound
 
 DESCRIPTION = """
 Hands out Versature access tokens to internal services. Ask for `GET /tokens/{user}` with your service's key and use the
@@ -64,6 +66,7 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
         "version": __version__,
         "description": DESCRIPTION,
         "lifespan": lifespan,
+        "redirect_slashes": False,
         "swagger_ui_parameters": {"persistAuthorization": True, "tryItOutEnabled": True},
     }
     app = (
@@ -76,6 +79,7 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
     app.exception_handler(BrokerError)(_broker_error)
     app.exception_handler(RequestValidationError)(_wrong_parameters)
     app.exception_handler(HTTPException)(_unrouted)
+    app.exception_handler(Exception)(_crash)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -93,9 +97,21 @@ async def _wrong_parameters(request: Request, error: RequestValidationError) -> 
 async def _unrouted(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         response = await _broker_error(request, MethodNotAllowed("This address does not know that method."))
-        response.headers.update(error.headers or {})
+        response.headers["Allow"] = _allowed_methods(request) or (error.headers or {}).get("Allow", "GET")
         return response
     return await _broker_error(request, ResourceNotFound("There is nothing at this address."))
+
+
+def _allowed_methods(request: Request) -> str:
+    """What all routes of this address answer to; the framework would name those of the first one only."""
+    routes = [route for router in _ROUTERS["all"] for route in router.routes if isinstance(route, APIRoute)]
+    here = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted(set().union(*here)))
+
+
+async def _crash(request: Request, _error: Exception) -> Response:
+    """Says nothing of what happened; the outermost layer logs it."""
+    return await _broker_error(request, InternalError("The log has more under the request id."))
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -7,11 +7,19 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
 
 from service.core.directory import Identity, may_ask_for, needed_grant_type, require_scope
-from service.core.errors import InvalidApiKey, InvalidRequest, NotAllowed, PayloadTooLarge, UnsupportedMediaType
-from service.core.model import Application, GrantId, Scope
-from service.core.names import MAX_USER_LENGTH, check_name, check_user
+from service.core.errors import (
+    ApplicationNotFound,
+    InvalidApiKey,
+    InvalidRequest,
+    NotAllowed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+from service.core.model import COMPANY, Application, GrantId, Scope
+from service.core.names import MAX_USER_LENGTH, NAME_FORM, PERSON_FORM, USER_FORM, check_name, check_user
 from service.core.services import Services
 
 MAX_BODY_BYTES = 64 * 1024
@@ -54,14 +62,17 @@ async def identify(
 
 House = Annotated[Services, Depends(services)]
 Whoever = Annotated[Identity, Depends(identify)]
+_USER: dict[str, Any] = {"min_length": 1, "max_length": MAX_USER_LENGTH, "examples": ["alice"]}
 User = Annotated[
     str,
     Path(
         description="An opaque, case-sensitive name, or `@company` for the application itself",
-        min_length=1,
-        max_length=MAX_USER_LENGTH,
-        examples=["alice"],
+        json_schema_extra={"pattern": USER_FORM},
+        **_USER,
     ),
+]
+Person = Annotated[
+    str, Path(description="An opaque, case-sensitive name", json_schema_extra={"pattern": PERSON_FORM}, **_USER)
 ]
 
 
@@ -70,14 +81,18 @@ class ApplicationQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    application: Annotated[str | None, Field(description="The application's name; omitted, the default one serves")] = (
-        None
-    )
+    application: Annotated[
+        Annotated[str, Field(json_schema_extra={"pattern": NAME_FORM})] | None,
+        Field(description="The application's name; omitted, the default one serves"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a permitted request is about; the application is looked up last, because 404 comes after 403 and 422."""
+    """What a permitted request is about; the application is looked up last, because 404 comes after 403 and 422.
+
+    `application_name` is the one asked for, else the default one's; None when there is none.
+    """
 
     identity: Identity
     user: str
@@ -89,23 +104,22 @@ class Target:
 
         Raises:
             ApplicationNotFound: there is none.
-            NotAllowed: the caller may not use the default one.
         """
-        application = self.house.directory.application_for(self.application_name, needed_grant_type(self.user))
-        if not may_ask_for(self.identity.caller, self.user, application.name):
-            raise NotAllowed("This key may not use that application.")
-        return application
+        if self.application_name is None:
+            raise ApplicationNotFound("No application allows the grant type that this user needs.")
+        return self.house.directory.application_for(self.application_name, needed_grant_type(self.user))
 
     def grant(self, application: Application) -> GrantId:
         return GrantId(application.name, self.user)
 
 
 def judged(house: Services, identity: Identity, scope: Scope, user: str, application_name: str | None) -> Target:
-    """A target whose form is right (422) and which the caller may ask for (403)."""
+    """A target whose form is right (422) and which the caller may ask for (403), the default application too."""
     check_user(user)
     if application_name is not None:
         check_name(application_name)
     require_scope(identity.caller, scope)
+    application_name = application_name or house.directory.default_name(needed_grant_type(user))
     if not may_ask_for(identity.caller, user, application_name):
         raise NotAllowed("This key may not ask for that user or application.")
     return Target(identity, user, application_name, house)
@@ -120,6 +134,15 @@ async def token_target(
 async def grant_target(
     house: House, identity: Whoever, user: User, query: Annotated[ApplicationQuery, Query()]
 ) -> Target:
+    return judged(house, identity, Scope.GRANTS, user, query.application)
+
+
+async def person_target(
+    house: House, identity: Whoever, user: Person, query: Annotated[ApplicationQuery, Query()]
+) -> Target:
+    """The target of what only somebody with a browser or a refresh token can be asked for."""
+    if user == COMPANY:
+        raise InvalidRequest(f"{COMPANY} has no login and no refresh token.")
     return judged(house, identity, Scope.GRANTS, user, query.application)
 
 
@@ -159,8 +182,11 @@ def field_errors(errors: Any) -> list[dict[str, str]]:
 
 async def _read_body(request: Request) -> bytes:
     content = b""
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
+    try:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > MAX_BODY_BYTES:
+                raise PayloadTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
+    except ClientDisconnect:
+        raise InvalidRequest("The body broke off.") from None
     return content

@@ -16,6 +16,7 @@ from service.api.deps import (
     body,
     body_schema,
     grant_target,
+    person_target,
 )
 from service.api.schemas import (
     ConnectInvitation,
@@ -23,20 +24,20 @@ from service.api.schemas import (
     GrantImport,
     GrantPage,
     GrantStatus,
-    LastError,
     Me,
     Revocation,
+    grant_status,
 )
-from service.core.broker import TokenBroker
 from service.core.directory import require_scope
 from service.core.errors import GrantNotFound, InvalidRequest, NotAllowed
-from service.core.model import Grant, GrantId, GrantState, Scope
-from service.core.names import check_name, matches
+from service.core.model import GrantId, GrantState, Scope
+from service.core.names import check_name, check_user, matches
 from service.core.ports import GrantFilter
 
 router = APIRouter(tags=["grants"])
 
 GrantTarget = Annotated[Target, Depends(grant_target)]
+PersonTarget = Annotated[Target, Depends(person_target)]
 
 
 class GrantQuery(ApplicationQuery):
@@ -67,8 +68,8 @@ async def get_me(identity: Whoever) -> Me:
 )
 async def invite_user(
     house: House,
-    target: GrantTarget,
-    invitation: Annotated[ConnectInvitation, Depends(body(ConnectInvitation, grant_target, optional=True))],
+    target: PersonTarget,
+    invitation: Annotated[ConnectInvitation, Depends(body(ConnectInvitation, person_target, optional=True))],
     response: Response,
 ) -> ConnectLink:
     """Send the user's browser to `connect_url`. The link works until the user is connected, for ten minutes.
@@ -118,8 +119,8 @@ async def get_grant(house: House, target: GrantTarget) -> GrantStatus:
 )
 async def import_grant(
     house: House,
-    target: GrantTarget,
-    tokens: Annotated[GrantImport, Depends(body(GrantImport, grant_target))],
+    target: PersonTarget,
+    tokens: Annotated[GrantImport, Depends(body(GrantImport, person_target))],
     response: Response,
 ) -> GrantStatus:
     """Store a refresh token that another service holds, so that nobody has to log in again.
@@ -148,26 +149,6 @@ async def revoke_grant(house: House, target: GrantTarget) -> Revocation:
     return Revocation(state=GrantState.REVOKED, upstream=upstream)
 
 
-def grant_status(broker: TokenBroker, grant: Grant) -> GrantStatus:
-    """What may be told of *grant*."""
-    state, reason = broker.standing(grant)
-    error = grant.last_error
-    return GrantStatus(
-        user=grant.id.user,
-        application=grant.id.application,
-        state=state,
-        reason=reason,
-        scope=grant.scope,
-        generation=grant.generation,
-        obtained_at=grant.obtained_at,
-        renewed_at=grant.renewed_at,
-        access_expires_at=grant.access_expires_at,
-        refresh_expires_at=grant.refresh_expires_at,
-        last_error=LastError(code=error.code, at=error.at) if error else None,
-        retry_at=grant.retry_at,
-    )
-
-
 def _write_cursor(last: GrantId) -> str:
     return base64.urlsafe_b64encode(json.dumps([last.application, last.user]).encode()).decode()
 
@@ -177,8 +158,6 @@ def _read_cursor(cursor: str | None) -> GrantId | None:
         return None
     try:
         application, user = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-    except (ValueError, TypeError):
+        return GrantId(check_name(application), check_user(user))
+    except (ValueError, TypeError, RecursionError, InvalidRequest):
         raise InvalidRequest("The cursor is not one of ours.") from None
-    if not isinstance(application, str) or not isinstance(user, str):
-        raise InvalidRequest("The cursor is not one of ours.")
-    return GrantId(application, user)

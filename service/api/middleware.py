@@ -17,6 +17,7 @@ from service.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 REFUSED_CHARACTER = "\x00"
 """Stands where a path held what no user may contain; every check of users refuses it."""
 
@@ -84,6 +85,8 @@ class HonestPath:
 
 
 def _decode(segment: bytes) -> str:
+    if _BROKEN_ESCAPE.search(segment):
+        return REFUSED_CHARACTER
     try:
         decoded = unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError:

@@ -33,6 +33,13 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+_WHAT_TO_DO = {
+    "invalid_authorization_request": "Open the link that you were given again, or ask for a new one.",
+    "authorization_expired": "A new link comes from where you got this one.",
+    "authorization_denied": "Nothing was changed. Open your link again if you want to allow the access.",
+}
+_WAIT = "Open your link again in a few minutes."
+
 
 def page(template: str, status: int = 200, /, **content: Any) -> Response:
     """*template* with *content*, every value escaped."""
@@ -48,6 +55,7 @@ def problem_page(error: BrokerError, request_id: str, *, retry_seconds: int | No
         problem.status,
         title=problem.title,
         detail=error.detail,
+        what_to_do=_WHAT_TO_DO.get(error.code, _WAIT),
         code=error.code,
         request_id=request_id,
         retry_seconds=retry_seconds,

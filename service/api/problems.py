@@ -10,6 +10,7 @@ from service.core import errors
 from service.core.model import GrantId
 
 MEDIA_TYPE = "application/problem+json"
+_TEMPORARY = frozenset({429, 503})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,9 @@ def problem_of(error: errors.BrokerError) -> Problem:
 def problem_headers(error: errors.BrokerError) -> dict[str, str]:
     """The headers that go with *error*, whatever its body looks like."""
     headers = {"Cache-Control": "no-store"}
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
+    soonest = 1 if problem_of(error).status in _TEMPORARY else None
+    if (seconds := error.retry_after_seconds or soonest) is not None:
+        headers["Retry-After"] = str(seconds)
     if isinstance(error, errors.InvalidApiKey):
         headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
     return headers
@@ -162,13 +164,16 @@ def problem_response(error: errors.BrokerError, request_id: str, extra: Mapping[
 def _members(error: errors.BrokerError) -> dict[str, object]:
     match error:
         case errors.ReauthorizationRequired():
-            return {"reason": error.reason, "connect": _connect(error.grant)}
+            return {"reason": error.reason, **_connect(error.grant)}
         case errors.GrantNotFound():
-            return {"connect": _connect(error.grant)}
+            return _connect(error.grant)
         case _:
             return {}
 
 
-def _connect(grant: GrantId) -> dict[str, str]:
+def _connect(grant: GrantId) -> dict[str, object]:
+    """How to get a link for the user's browser; the company has no browser."""
+    if grant.is_company:
+        return {}
     user, application = quote(grant.user, safe=""), quote(grant.application, safe="")
-    return {"method": "POST", "href": f"/grants/{user}/connect?application={application}"}
+    return {"connect": {"method": "POST", "href": f"/grants/{user}/connect?application={application}"}}

@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from service.core.model import GrantState, Reason, Scope, UpstreamRevocation
+from service.core.broker import TokenBroker
+from service.core.model import Grant, GrantState, Reason, Scope, UpstreamRevocation
 
 
 def rfc3339(instant: datetime) -> str:
@@ -13,7 +14,11 @@ def rfc3339(instant: datetime) -> str:
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-Instant = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+Instant = Annotated[
+    datetime,
+    PlainSerializer(rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 
 class _Body(BaseModel):
@@ -79,6 +84,26 @@ class GrantStatus(BaseModel):
     refresh_expires_at: Instant | None
     last_error: LastError | None
     retry_at: Instant | None
+
+
+def grant_status(broker: TokenBroker, grant: Grant) -> GrantStatus:
+    """What may be told of *grant*."""
+    state, reason = broker.standing(grant)
+    error = grant.last_error
+    return GrantStatus(
+        user=grant.id.user,
+        application=grant.id.application,
+        state=state,
+        reason=reason,
+        scope=grant.scope,
+        generation=grant.generation,
+        obtained_at=grant.obtained_at,
+        renewed_at=grant.renewed_at,
+        access_expires_at=grant.access_expires_at,
+        refresh_expires_at=grant.refresh_expires_at,
+        last_error=LastError(code=error.code, at=error.at) if error else None,
+        retry_at=grant.retry_at,
+    )
 
 
 class GrantPage(BaseModel):

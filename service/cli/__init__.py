@@ -25,25 +25,31 @@ app.add_typer(grants, name="grants")
 app.add_typer(keys, name="keys")
 
 
-@app.callback()
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
-) -> None:
-    """Hands out valid Versature access tokens to internal services."""
-    if version:
+def _tell_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_tell_version),
+    ] = False,
+) -> None:
+    """Hands out valid Versature access tokens to internal services."""
 
 
 @app.command()
 def serve() -> None:
     """Run the broker until SIGTERM or Ctrl-C; SQLite migrates itself."""
-    from service.cli.serving import PortTaken, serve_until_stopped
+    from service.cli.serving import NotStarted, PortTaken, serve_until_stopped
 
     try:
         serve_until_stopped(settings_or_exit())
-    except PortTaken as taken:
-        fail(str(taken))
+    except (PortTaken, NotStarted) as failure:
+        fail(str(failure))
 
 
 @app.command()

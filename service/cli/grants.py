@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.api.grants import grant_status
+from service.api.schemas import grant_status
 from service.cli.running import print_table, read_secret, run_with_container
 from service.container import Container
 from service.core.directory import needed_grant_type

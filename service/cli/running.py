@@ -10,7 +10,7 @@ import typer
 
 from service.config import Settings, WrongSettings, load_settings
 from service.container import Container, build
-from service.core.errors import BrokerError
+from service.core.errors import BrokerError, InvalidRequest
 from service.telemetry import Metrics, configure_logging
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def settings_or_exit() -> Settings:
 
 
 def run_with_container(work: Callable[[Container], Awaitable[T]]) -> T:
-    """Do *work* on the database directly; what the core refuses becomes one line and exit code 1."""
+    """Do *work* on the database directly; what the core refuses is one line and exit code 1, malformed arguments 2."""
     settings = settings_or_exit()
     configure_logging("error", "human")
 
@@ -51,14 +51,17 @@ def run_with_container(work: Callable[[Container], Awaitable[T]]) -> T:
     try:
         return asyncio.run(run())
     except BrokerError as error:
-        fail(error.detail)
+        fail(error.detail, USAGE if isinstance(error, InvalidRequest) else FAILED)
 
 
 def read_secret(given: bool, option: str) -> str:
     """The secret on standard input, less one trailing newline; *option* says that it comes there."""
     if not given:
         fail(f"give the secret on standard input and say so with {option}", USAGE)
-    secret = sys.stdin.read().removesuffix("\n")
+    try:
+        secret = sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        fail("standard input is not UTF-8", USAGE)
     if not secret:
         fail("standard input is empty", USAGE)
     return secret

@@ -16,6 +16,10 @@ class PortTaken(Exception):
     """Somebody else listens there already."""
 
 
+class NotStarted(Exception):
+    """Something failed before the first request could be answered; the log has it."""
+
+
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when it is asked to end: uvicorn would let the signal kill it after all was done."""
 
@@ -34,6 +38,7 @@ def serve_until_stopped(settings: Settings) -> None:
 
     Raises:
         PortTaken: before anything was started.
+        NotStarted: what had been begun has been ended.
     """
     configure_logging(settings.broker_log_level, settings.broker_log_format)
     listener = _listen(settings.broker_host, settings.broker_port)
@@ -49,12 +54,15 @@ def serve_until_stopped(settings: Settings) -> None:
         forwarded_allow_ips=list(settings.broker_trusted_proxies),
         timeout_graceful_shutdown=max(1, round(settings.broker_drain_seconds)),
     )
-    _Server(config).run(sockets=[listener])
+    try:
+        _Server(config).run(sockets=[listener])
+    except SystemExit:
+        raise NotStarted("could not start; the log says why") from None
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host.strip("[]"), port))

@@ -176,4 +176,5 @@ def _origin(url: str) -> str | None:
         return None
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
         return None
-    return f"{parts.scheme}://{parts.hostname.lower()}{port}"
+    host = parts.hostname.lower()
+    return f"{parts.scheme}://[{host}]{port}" if ":" in host else f"{parts.scheme}://{host}{port}"

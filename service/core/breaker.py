@@ -31,23 +31,25 @@ class Breaker:
         self._clock, self._policy = clock, policy
         self._circuits: dict[tuple[str, GrantType], _Circuit] = {}
 
-    def pass_or_raise(self, application: Application, grant_type: GrantType) -> None:
-        """Let a request through, or raise the error that opened the circuit, with an honest `retry_after`."""
-        circuit = self._circuits.get((application.name, grant_type))
-        if circuit is None or circuit.application != application:
-            return
-        now = self._clock.now()
-        if now < circuit.open_until:
+    def raise_if_open(self, application: Application, grant_type: GrantType) -> None:
+        """Raise the error that opened the circuit, with an honest `retry_after`, until its time is over."""
+        circuit = self._circuit(application, grant_type)
+        if circuit is not None and (now := self._clock.now()) < circuit.open_until:
             raise circuit.error(circuit.detail, retry_after=circuit.open_until - now)
-        circuit.open_until, circuit.probing = now + self._policy.upstream_deadline, True
+
+    def pass_or_raise(self, application: Application, grant_type: GrantType) -> None:
+        """Let a request through that is sent at once, as the one probe if it has to be; or raise as above."""
+        self.raise_if_open(application, grant_type)
+        if (circuit := self._circuit(application, grant_type)) is not None:
+            circuit.open_until, circuit.probing = self._clock.now() + self._policy.upstream_deadline, True
 
     def trip(
         self, application: Application, grant_type: GrantType, error: UpstreamError, retry_after: timedelta | None
     ) -> timedelta:
         """Open the circuit; returns for how long. Failures that were on their way when it opened count as one."""
         now, failures = self._clock.now(), 1
-        known = self._circuits.get((application.name, grant_type))
-        if known is not None and known.application == application:
+        known = self._circuit(application, grant_type)
+        if known is not None:
             if not known.probing and now < known.open_until:
                 return known.open_until - now
             failures = known.failures + 1
@@ -60,3 +62,7 @@ class Breaker:
     def close(self, application: Application, grant_type: GrantType) -> None:
         """The provider answered this application well."""
         self._circuits.pop((application.name, grant_type), None)
+
+    def _circuit(self, application: Application, grant_type: GrantType) -> _Circuit | None:
+        circuit = self._circuits.get((application.name, grant_type))
+        return circuit if circuit is not None and circuit.application == application else None

@@ -106,8 +106,9 @@ class TokenBroker:
             if token is not None and lifetimes.is_usable(token, self._clock.now()):
                 return Handout(token, source)
             raise
-        if token is not None and token.generation > grant.generation and self._may_run_ahead(grant, token):
-            return Handout(token, source)
+        ahead = self._ahead(grant, token)
+        if ahead is not None:
+            return Handout(ahead, source)
         return await self._serve(application, grant, min_ttl, asked_at)
 
     async def _shared_token(self, grant_id: GrantId) -> AccessToken | None:
@@ -126,9 +127,11 @@ class TokenBroker:
         self._local.put(grant_id, token, confirmed_at)
         return True
 
-    def _may_run_ahead(self, grant: Grant, token: AccessToken) -> bool:
-        """Whether *token* can be newer than the database: some process has its answer and is still saving it."""
-        return grant.state is GrantState.CONNECTED and lifetimes.is_usable(token, self._clock.now())
+    def _ahead(self, grant: Grant, cached: AccessToken | None) -> AccessToken | None:
+        """A cached token that is newer than the database: some process has its answer and is still saving it."""
+        if cached is None or cached.generation <= grant.generation or grant.state is GrantState.REVOKED:
+            return None
+        return cached if lifetimes.is_usable(cached, self._clock.now()) else None
 
     async def rejected(self, application: Application, grant_id: GrantId, access_token: str) -> Handout:
         """A token other than *access_token*, which the provider answered with 401.
@@ -140,8 +143,12 @@ class TokenBroker:
             BrokerError: as `get`; the rejected token is never handed out again.
         """
         asked_at, grant = self._clock.now(), await self._read(grant_id)
-        current = self._vault.open_access(grant)
-        if current is None or not _same(current.value, access_token):
+        entry = self._local.get(grant_id)
+        ahead = self._ahead(grant, entry.token if entry else None)
+        current = ahead or self._vault.open_access(grant)
+        if ahead is not None and not _same(ahead.value, access_token):
+            handout = Handout(ahead, Source.LOCAL)
+        elif current is None or not _same(current.value, access_token):
             handout = await self._serve(application, grant, None, asked_at)
         else:
             raise_if_dead(grant)
@@ -209,6 +216,9 @@ class TokenBroker:
             grant = await self._grants.get(grant_id)
         if grant is None or not grant.exists:
             raise GrantNotFound(grant_id)
+        entry = self._local.get(grant_id)
+        if entry is not None and entry.token.generation < grant.generation:
+            self._local.drop(grant_id)
         return grant
 
     async def _serve(
@@ -238,9 +248,11 @@ class TokenBroker:
 
     async def _renew(self, application: Application, grant: Grant, old: AccessToken | None, *, forced: bool) -> Handout:
         """Wait for a renewal: briefly while *old* is valid, else as long as a caller may be kept waiting."""
-        task, collapsed = self._renewer.fly(application, grant, forced=forced)
         failure: BrokerError
         try:
+            if self._saver.pending(grant.id):  # the refresh token in the row is spent
+                raise StoreUnavailable("An answer of the provider still waits for the database.")
+            task, collapsed = self._renewer.fly(application, grant, forced=forced)
             token = await wait_for_flight(task, self._policy.wait if old is None else self._policy.wait_while_valid)
             if lifetimes.is_usable(token, self._clock.now()):
                 source = Source.URI_MISS if grant.generation == 0 else Source.STALE

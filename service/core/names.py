@@ -8,7 +8,11 @@ from service.core.errors import InvalidRequest
 from service.core.model import COMPANY
 
 MAX_USER_LENGTH = 255
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_FORM = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+PERSON_FORM = r"^[^@/\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$"
+USER_FORM = rf"{PERSON_FORM}|^{COMPANY}$"
+"""What the documentation says; `check_name` and `check_user` decide."""
+_NAME = re.compile(NAME_FORM)
 
 
 def check_user(user: str) -> str:

@@ -71,6 +71,8 @@ class Renewer:
             if not self._claimed_by_another(grant):
                 self._may_be_renewed(application, grant, forced=forced)
                 async with self._turn:
+                    # Asked only now: the application's trouble may have shown while this flight waited for its turn.
+                    self._breaker.pass_or_raise(application, _grant_type(grant))
                     began = self._clock.monotonic()
                     claimed = await self._claim(application, grant, forced=forced)
                     if claimed is not None and claimed.claim is not None:
@@ -136,8 +138,7 @@ class Renewer:
             raise RejectedTooOften(
                 "This grant was renewed upon a rejection a short while ago.", retry_after=grant.forced_until - now
             )
-        grant_type = GrantType.CLIENT_CREDENTIALS if grant.id.is_company else GrantType.AUTHORIZATION_CODE
-        self._breaker.pass_or_raise(application, grant_type)
+        self._breaker.raise_if_open(application, _grant_type(grant))
 
     def _stored_trouble(self, grant: Grant, retry_at: datetime) -> BrokerError:
         """The last failure again, as the row tells it; an unfinished claim is always `upstream_unavailable`."""
@@ -165,6 +166,10 @@ class Renewer:
         if current is None:
             raise GrantNotFound(grant)
         return current
+
+
+def _grant_type(grant: Grant) -> GrantType:
+    return GrantType.CLIENT_CREDENTIALS if grant.id.is_company else GrantType.AUTHORIZATION_CODE
 
 
 def raise_if_dead(grant: Grant) -> None:

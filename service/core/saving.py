@@ -110,6 +110,7 @@ class Saver:
             self._local.drop(claimed.id)
             await self._shared.forget(claimed.id)
         if current is None or current.state is GrantState.REVOKED:
+            await self._shared.bury(claimed.id, claimed.generation + 1)
             await self._revoker.revoke_answer(application, answer)
             raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)
         return current

@@ -103,17 +103,16 @@ def _read_tokens(body: bytes, sent_at: datetime) -> TokenAnswer:
     fields = _read_object(body)
     if fields is None:
         raise Ambiguous("The provider's answer cannot be read.", unreadable=True)
-    access_token, token_type = fields.get("access_token"), fields.get("token_type", "Bearer")
+    access_token, token_type = fields.get("access_token"), fields.get("token_type")
     if not isinstance(access_token, str) or not _VISIBLE.fullmatch(access_token):
         raise Ambiguous("The provider's answer holds no usable access token.", unreadable=True)
-    if not isinstance(token_type, str) or token_type.lower() != "bearer":
+    if token_type is not None and (not isinstance(token_type, str) or token_type.lower() != "bearer"):
         raise Ambiguous("The provider's answer is of a token type other than Bearer.", unreadable=True)
-    refresh_token, scope = fields.get("refresh_token"), fields.get("scope")
     expires_in = _read_seconds(fields.get("expires_in"))
     return TokenAnswer(
         access_token=access_token,
-        refresh_token=refresh_token if isinstance(refresh_token, str) and refresh_token else None,
-        scope=scope if isinstance(scope, str) and scope else None,
+        refresh_token=_read_text(fields.get("refresh_token")),
+        scope=_read_text(fields.get("scope")),
         expires_in=expires_in,
         sent_at=sent_at,
         clock_skew=_read_skew(fields.get("expires"), expires_in, sent_at),
@@ -124,7 +123,7 @@ def _read_object(body: bytes) -> dict[str, object] | None:
     if len(body) > MAX_BODY_BYTES:
         return None
     try:
-        fields = json.loads(body)
+        fields = json.loads(body, parse_int=float)  # an integer of too many digits would spoil the whole answer
     except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
@@ -133,6 +132,13 @@ def _read_object(body: bytes) -> dict[str, object] | None:
 def _read_error_code(body: bytes) -> str | None:
     error = (_read_object(body) or {}).get("error")
     return error if isinstance(error, str) and _CODE.fullmatch(error) else None
+
+
+def _read_text(value: object) -> str | None:
+    """*value*, if it is text that every store and every request can carry."""
+    if not isinstance(value, str) or "\0" in value:
+        return None
+    return value if value and value.encode("utf-8", "ignore").decode() == value else None
 
 
 def _read_seconds(value: object) -> timedelta | None:
@@ -153,7 +159,7 @@ def _read_retry_after(value: str | None, now: datetime) -> timedelta | None:
         return timedelta(seconds=int(value.strip()[:9]))
     try:
         return max(parsedate_to_datetime(value) - now, timedelta(0))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -13,7 +13,7 @@ from service.core.clock import SystemClock
 from service.core.health import Readiness
 from service.core.model import GrantId
 from service.core.ports import CachedToken, TokenCache
-from tests.support.memory_cache import MemoryTokenCache
+from tests.support.memory_ports import MemoryTokenCache
 from tests.support.servers import Server, redis_server
 
 ALICE = GrantId("default", "alice")

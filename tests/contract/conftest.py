@@ -1,0 +1,86 @@
+"""The ports' stores: the memory fakes, and SQL on every real database. A further database is one more of `REAL`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.adapters.sql_authorizations import SqlAuthorizationStore
+from service.adapters.sql_database import Database
+from service.adapters.sql_directory import SqlDirectoryStore
+from service.adapters.sql_grants import SqlGrantStore
+from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore
+from tests.contract.databases import RealDatabase, migrated_file, sqlite_copy
+from tests.support.clock import FakeClock
+from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore
+
+REAL = ("sqlite",)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """All stores of one database, and the hook that makes its time pass."""
+
+    grants: GrantStore
+    authorizations: AuthorizationStore
+    directory: DirectoryStore
+    clock: FakeClock
+    _pass_time: Callable[[timedelta], Awaitable[None]]
+
+    async def pass_time(self, duration: timedelta) -> None:
+        await self._pass_time(duration)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return migrated_file(tmp_path_factory.mktemp("migrated"))
+
+
+@pytest.fixture(params=REAL)
+def real(clock: FakeClock, migrated: Path, tmp_path: Path) -> RealDatabase:
+    """A real database, one of each kind."""
+    return sqlite_copy(migrated, tmp_path, clock)
+
+
+@pytest.fixture
+async def database(real: RealDatabase) -> AsyncIterator[Database]:
+    async with real.opened() as opened:
+        yield opened
+
+
+@pytest.fixture(params=["memory", *REAL])
+async def stores(
+    request: pytest.FixtureRequest, clock: FakeClock, migrated: Path, tmp_path: Path
+) -> AsyncIterator[Stores]:
+    """The stores that must all behave alike."""
+    if request.param == "memory":
+        yield memory_stores(clock)
+        return
+    real = sqlite_copy(migrated, tmp_path, clock)
+    async with real.opened() as opened:
+        yield sql_stores(opened, real)
+
+
+def memory_stores(clock: FakeClock) -> Stores:
+    async def pass_time(duration: timedelta) -> None:
+        clock.advance(duration)
+
+    grants = MemoryGrantStore(clock)
+    return Stores(grants, MemoryAuthorizationStore(grants), MemoryDirectoryStore(), clock, pass_time)
+
+
+def sql_stores(database: Database, real: RealDatabase) -> Stores:
+    return Stores(
+        SqlGrantStore(database),
+        SqlAuthorizationStore(database),
+        SqlDirectoryStore(database),
+        real.clock,
+        real.pass_time,
+    )

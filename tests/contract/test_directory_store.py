@@ -1,0 +1,205 @@
+"""What every `DirectoryStore` promises."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from service.core.model import Application, Caller, GrantType, Scope
+from service.core.ports import ApiKey, DirectoryRows, DirectoryStore
+from tests.contract.conftest import Stores
+from tests.contract.samples import T0, application, caller, key
+
+CODE, CREDENTIALS = GrantType.AUTHORIZATION_CODE, GrantType.CLIENT_CREDENTIALS
+
+
+async def furnish(directory: DirectoryStore) -> DirectoryRows:
+    """The application `acme`, default for codes, and the caller `crm` with one key."""
+    assert await directory.add_application(application("acme"))
+    await directory.set_default(CODE, "acme")
+    assert await directory.add_caller(caller("crm"), key("k1", "crm"))
+    return await directory.load()
+
+
+def contents(rows: DirectoryRows) -> DirectoryRows:
+    """*rows* whatever the version."""
+    return replace(rows, version=0)
+
+
+async def test_a_new_directory_is_empty_and_has_a_version(stores: Stores) -> None:
+    rows = await stores.directory.load()
+    assert contents(rows) == DirectoryRows(0, (), (), (), {})
+    assert rows.version == await stores.directory.version()
+
+
+async def test_an_application_comes_back_as_it_was_added(stores: Stores) -> None:
+    full = Application(
+        name="full",
+        client_id="id é",
+        sealed_secret=b"\x00sealed\xff",
+        grant_types=frozenset(GrantType),
+        token_url="https://provider/token/",
+        authorize_url="https://provider/authorize/",
+        revocation_url="https://provider/revoke/",
+        oauth_scope="Office Manager",
+        vendor_id="vendor",
+        pkce=True,
+    )
+    assert await stores.directory.add_application(full)
+    assert await stores.directory.add_application(application("plain"))
+    assert (await stores.directory.load()).applications == (full, application("plain"))
+
+
+async def test_a_caller_and_its_key_come_back_as_they_were_added(stores: Stores) -> None:
+    full = Caller("crm", frozenset(Scope), ("al*", "@company", 'o"dd', "é"), ("acme", "b*"))
+    expiring = key("k1", "crm", expires_at=T0 + timedelta(microseconds=1))
+    assert await stores.directory.add_caller(full, expiring)
+    assert await stores.directory.add_caller(Caller("ops", frozenset({Scope.ADMIN}), (), ("*",)), key("k2", "ops"))
+    rows = await stores.directory.load()
+    assert rows.callers == (full, Caller("ops", frozenset({Scope.ADMIN}), (), ("*",)))
+    assert sorted(rows.keys, key=lambda one: one.caller) == [expiring, key("k2", "ops")]
+
+
+async def test_applications_are_in_the_order_they_were_added(stores: Stores) -> None:
+    for name in ("b", "c", "a"):
+        await stores.directory.add_application(application(name))
+    assert [one.name for one in (await stores.directory.load()).applications] == ["b", "c", "a"]
+    await stores.directory.remove_application("b")
+    await stores.directory.add_application(application("b"))
+    assert [one.name for one in (await stores.directory.load()).applications] == ["c", "a", "b"]
+
+
+async def test_the_place_of_a_removed_last_application_can_be_taken(stores: Stores) -> None:
+    for name in ("a", "b"):
+        await stores.directory.add_application(application(name))
+    await stores.directory.remove_application("b")
+    for name in ("c", "d"):
+        assert await stores.directory.add_application(application(name))
+    assert [one.name for one in (await stores.directory.load()).applications] == ["a", "c", "d"]
+
+
+async def test_names_are_exact(stores: Stores) -> None:
+    await furnish(stores.directory)
+    assert await stores.directory.add_application(application("Acme"))
+    assert await stores.directory.add_caller(caller("CRM"), key("k2", "CRM"))
+    assert not await stores.directory.remove_application("ACME")
+    assert not await stores.directory.remove_caller("Crm")
+
+
+async def test_the_name_of_an_application_is_taken_once(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+    other = replace(application("acme", CREDENTIALS), client_id="another", sealed_secret=b"another")
+    assert not await stores.directory.add_application(other)
+    assert await stores.directory.load() == before
+
+
+async def test_the_name_of_a_caller_is_taken_once_and_its_key_not_at_all(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+    assert not await stores.directory.add_caller(caller("crm", Scope.ADMIN), key("k2", "crm"))
+    assert await stores.directory.load() == before
+
+
+async def test_a_key_has_one_caller(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+    assert not await stores.directory.add_caller(caller("thief"), key("k1", "thief"))
+    assert await stores.directory.load() == before
+
+
+async def test_applications_added_at_once_all_find_their_place(stores: Stores) -> None:
+    names = [f"app{i}" for i in range(10)]
+    done = await asyncio.gather(*(stores.directory.add_application(application(name)) for name in names))
+    assert all(done)
+    assert sorted(one.name for one in (await stores.directory.load()).applications) == names
+
+
+async def test_one_name_added_many_times_at_once_is_taken_once(stores: Stores) -> None:
+    done = await asyncio.gather(*(stores.directory.add_application(application("acme")) for _ in range(10)))
+    assert sum(done) == 1
+    assert len((await stores.directory.load()).applications) == 1
+
+
+async def test_a_removed_application_is_no_default_any_more(stores: Stores) -> None:
+    await furnish(stores.directory)
+    await stores.directory.set_default(CREDENTIALS, "other")
+    assert await stores.directory.remove_application("acme")
+    rows = await stores.directory.load()
+    assert (rows.applications, rows.defaults) == ((), {CREDENTIALS: "other"})
+    assert not await stores.directory.remove_application("acme")
+
+
+async def test_a_default_stands_for_one_grant_type_and_can_be_changed(stores: Stores) -> None:
+    await stores.directory.set_default(CODE, "acme")
+    await stores.directory.set_default(CREDENTIALS, "acme")
+    await stores.directory.set_default(CODE, "beta")
+    assert (await stores.directory.load()).defaults == {CODE: "beta", CREDENTIALS: "acme"}
+
+
+async def test_the_default_may_be_an_application_that_is_not_stored(stores: Stores) -> None:
+    await stores.directory.set_default(CODE, "default")
+    assert (await stores.directory.load()).defaults == {CODE: "default"}
+
+
+async def test_a_removed_caller_takes_its_keys_along_and_nobody_elses(stores: Stores) -> None:
+    await furnish(stores.directory)
+    await stores.directory.add_caller(caller("erp"), key("k2", "erp"))
+    assert await stores.directory.remove_caller("crm")
+    rows = await stores.directory.load()
+    assert (rows.callers, rows.keys) == ((caller("erp"),), (key("k2", "erp"),))
+    assert not await stores.directory.remove_caller("crm")
+
+
+async def test_a_caller_that_returns_has_only_its_new_key(stores: Stores) -> None:
+    await furnish(stores.directory)
+    await stores.directory.remove_caller("crm")
+    await stores.directory.add_caller(caller("crm"), key("k2", "crm"))
+    assert (await stores.directory.load()).keys == (key("k2", "crm"),)
+
+
+async def test_a_new_key_replaces_all_keys_of_its_caller_and_nobody_elses(stores: Stores) -> None:
+    await furnish(stores.directory)
+    await stores.directory.add_caller(caller("erp"), key("k2", "erp"))
+    assert await stores.directory.replace_keys("crm", key("k3", "crm"))
+    assert {one.digest for one in (await stores.directory.load()).keys} == {
+        key("k2", "erp").digest,
+        key("k3", "crm").digest,
+    }
+
+
+async def test_a_caller_that_does_not_exist_gets_no_key(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+    assert not await stores.directory.replace_keys("nobody", key("k2", "nobody"))
+    assert await stores.directory.load() == before
+
+
+Change = Callable[[DirectoryStore], Awaitable[object]]
+CHANGES: dict[str, Change] = {
+    "add_application": lambda directory: directory.add_application(application("new")),
+    "remove_application": lambda directory: directory.remove_application("acme"),
+    "set_default": lambda directory: directory.set_default(CREDENTIALS, "acme"),
+    "add_caller": lambda directory: directory.add_caller(caller("new"), key("k9", "new")),
+    "remove_caller": lambda directory: directory.remove_caller("crm"),
+    "replace_keys": lambda directory: directory.replace_keys("crm", ApiKey(b"new", "crm")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_every_change_moves_the_version(stores: Stores, change: str) -> None:
+    before = await furnish(stores.directory)
+    await CHANGES[change](stores.directory)
+    after = await stores.directory.load()
+    assert contents(after) != contents(before)
+    assert after.version > before.version
+    assert await stores.directory.version() == after.version
+
+
+def test_no_change_is_missing_here() -> None:
+    reading = {"version", "load"}
+    assert set(CHANGES) == {name for name in vars(DirectoryStore) if not name.startswith("_")} - reading
+
+
+async def test_looking_moves_no_version(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+    await stores.directory.version()
+    assert await stores.directory.load() == before

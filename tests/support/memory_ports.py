@@ -1,0 +1,69 @@
+"""The small ports in memory: a keyring that hides nothing, a shared cache and an escrow that remember what they got."""
+
+import json
+from dataclasses import astuple
+from datetime import datetime, timedelta
+
+from service.core.clock import Clock
+from service.core.errors import KeyUnavailable
+from service.core.model import GrantId, SealedTokens
+from service.core.ports import CachedToken, Place, SealBroken
+
+
+class MemoryKeyring:
+    """A `Keyring` whose sealed values are readable; they open at their own place only, with a key that is `known`."""
+
+    def __init__(self) -> None:
+        self.sealing = "k1"
+        self.known = {"k1"}
+
+    def seal(self, secret: str, place: Place) -> bytes:
+        return json.dumps([self.sealing, *astuple(place), secret]).encode()
+
+    def open(self, sealed: bytes, place: Place) -> str:
+        try:
+            key, *bound, secret = json.loads(sealed)
+        except ValueError:
+            raise SealBroken from None
+        if key not in self.known:
+            raise KeyUnavailable
+        if tuple(bound) != astuple(place):
+            raise SealBroken
+        return str(secret)
+
+
+class MemoryTokenCache:
+    """A `TokenCache` in a dictionary: Redis as long as nothing fails."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._entries: dict[GrantId, tuple[CachedToken, datetime]] = {}
+
+    async def get(self, grant: GrantId) -> CachedToken | None:
+        entry = self._entries.get(grant)
+        return entry[0] if entry and self._clock.now() < entry[1] else None
+
+    async def put(self, grant: GrantId, generation: int, sealed: bytes, ttl: timedelta) -> None:
+        if ttl > timedelta(0):
+            await self._write(grant, CachedToken(generation, sealed), ttl)
+
+    async def bury(self, grant: GrantId, generation: int) -> None:
+        await self._write(grant, CachedToken(generation, None), timedelta(days=1))
+
+    async def forget(self, grant: GrantId) -> None:
+        self._entries.pop(grant, None)
+
+    async def _write(self, grant: GrantId, entry: CachedToken, ttl: timedelta) -> None:
+        known = await self.get(grant)
+        if known is None or known.generation < entry.generation:
+            self._entries[grant] = (entry, self._clock.now() + ttl)
+
+
+class MemoryEscrow:
+    """An `Escrow` that lists what it was given."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[GrantId, int, str, SealedTokens]] = []
+
+    async def put(self, grant: GrantId, generation: int, attempt_id: str, tokens: SealedTokens) -> None:
+        self.kept.append((grant, generation, attempt_id, tokens))

@@ -1,0 +1,500 @@
+"""The ports of the database, in memory: as exact as SQL, and able to go away, to hang and to commit without a word."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from service.core.clock import Clock
+from service.core.errors import StoreUnavailable
+from service.core.model import (
+    Application,
+    Caller,
+    Claim,
+    Failure,
+    Grant,
+    GrantId,
+    GrantState,
+    GrantType,
+    Reason,
+    SealedTokens,
+    UpstreamRevocation,
+)
+from service.core.names import matches
+from service.core.ports import ApiKey, AuthorizationRequest, DirectoryRows, Force, GrantFilter, Setback, Standing
+
+REMEMBERED_SPENT = 64
+REMEMBERED_IMPORTED = 16
+KEPT_AFTER_EXPIRY = timedelta(days=1)
+_NO_TROUBLE: dict[str, Any] = {"failures": 0, "last_error": None, "retry_at": None}
+_FRESH_START: dict[str, Any] = {
+    **_NO_TROUBLE,
+    "claim": None,
+    "unfinished_generation": None,
+    "forced_until": None,
+    "forced_interval": None,
+}
+
+
+class _Store:
+    """What every store can suffer.
+
+    `away` refuses every call; `away_for` only the methods named. `held` makes the methods named wait for an event
+    before they look at anything. `mute` commits the next call of the methods named and then loses the answer.
+    """
+
+    def __init__(self) -> None:
+        self.away = False
+        self.away_for: set[str] = set()
+        self.held: dict[str, asyncio.Event] = {}
+        self.mute: set[str] = set()
+        self.calls: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, method: str) -> AsyncIterator[None]:
+        self.calls[method] += 1
+        await asyncio.sleep(0)
+        if (gate := self.held.get(method)) is not None:
+            await gate.wait()
+        if self.away or method in self.away_for:
+            raise StoreUnavailable
+        yield
+        if method in self.mute:
+            self.mute.discard(method)
+            raise StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A grant, and what of its row the core never sees: the last connect, digests of refresh tokens, newest first."""
+
+    grant: Grant
+    digest: str | None = None
+    spent: tuple[str, ...] = ()
+    imported: tuple[str, ...] = ()
+    connected_by: str | None = None
+
+    def spend_for(self, digest: str | None) -> tuple[str, ...]:
+        """The spent digests once *digest* takes the place of the present one."""
+        if digest == self.digest:
+            return self.spent
+        return ((self.digest,) if self.digest else ()) + self.spent
+
+    def knows(self, digest: str | None) -> bool:
+        return digest is not None and digest in {self.digest, *self.spent, *self.imported}
+
+
+class MemoryGrantStore(_Store):
+    """A `GrantStore` whose leases run by *clock*."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._rows: dict[GrantId, _Row] = {}
+        self.watch: Callable[[Grant], None] = lambda _: None
+        """Told of every committed change."""
+
+    async def get(self, grant: GrantId) -> Grant | None:
+        async with self._transaction("get"):
+            return self.peek(grant)
+
+    async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+        found = {grant: await self.get(grant) for grant in grants}
+        return {
+            grant: Standing(row.generation, row.state, row.claim is not None) for grant, row in found.items() if row
+        }
+
+    async def ensure(self, grant: GrantId) -> None:
+        async with self._transaction("ensure"):
+            self.make_row(grant)
+
+    async def claim(
+        self,
+        grant: GrantId,
+        *,
+        generation: int,
+        attempt_id: str,
+        fingerprint: bytes,
+        lease: timedelta,
+        takeover: timedelta,
+        force: Force | None = None,
+    ) -> Grant | None:
+        async with self._transaction("claim"):
+            now, row = self._clock.now(), self._rows.get(grant)
+            if row is None or row.grant.generation != generation or row.grant.state is not GrantState.CONNECTED:
+                return None
+            held = row.grant.claim
+            if held is not None and held.lease_until + takeover >= now:
+                return None
+            waiting = row.grant.retry_at is not None and row.grant.retry_at > now
+            if waiting and row.grant.fingerprint == fingerprint:
+                return None
+            values: dict[str, Any] = {"claim": Claim(attempt_id, now, now + lease)}
+            if held is not None:
+                values["unfinished_generation"] = generation
+            if grant.is_company:
+                values["fingerprint"] = fingerprint
+            if force is not None:
+                if row.grant.forced_until is not None and row.grant.forced_until > now:
+                    return None
+                values |= {"forced_until": force.until, "forced_interval": force.interval}
+            return self._change(row, values)
+
+    async def save(
+        self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
+    ) -> bool:
+        async with self._transaction("save"):
+            row = self._rows.get(grant)
+            if row is None or row.grant.generation != generation:
+                return False
+            values = _token_values(tokens)
+            rotated = tokens.refresh_digest is not None and tokens.refresh_digest != row.digest
+            if not rotated:
+                del values["refresh_expires_at"]
+            if tokens.refresh_digest is None:
+                del values["refresh_sealed"]
+            still_unfinished = rotated and row.grant.unfinished_generation == generation
+            values |= {
+                **_NO_TROUBLE,
+                "claim": None,
+                "state": GrantState.CONNECTED,
+                "reason": None,
+                "generation": generation + 1,
+                "saved_attempt_id": attempt_id,
+                "obtained_at": row.grant.obtained_at or at,
+                "renewed_at": at,
+                "unfinished_generation": generation if still_unfinished else None,
+            }
+            if rotated:
+                spent = row.spend_for(tokens.refresh_digest)[:REMEMBERED_SPENT]
+                row = replace(row, digest=tokens.refresh_digest, spent=spent)
+            self._change(row, values)
+            return True
+
+    async def release(self, grant: GrantId, *, attempt_id: str) -> None:
+        async with self._transaction("release"):
+            if (row := self._claimed(grant, attempt_id)) is not None:
+                self._change(row, {"claim": None})
+
+    async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
+        async with self._transaction("note_setback"):
+            if (row := self._claimed(grant, attempt_id)) is None:
+                return
+            values: dict[str, Any] = {
+                "failures": row.grant.failures + 1,
+                "last_error": Failure(setback.code, setback.at),
+                "retry_at": setback.retry_at,
+            }
+            if setback.finished:
+                values["claim"] = None
+            self._change(row, values)
+
+    async def declare_dead(
+        self, grant: GrantId, *, generation: int, attempt_id: str, reason: Reason, code: str, at: datetime
+    ) -> bool:
+        async with self._transaction("declare_dead"):
+            row = self._claimed(grant, attempt_id)
+            if row is None or row.grant.generation != generation:
+                return False
+            dead = {"claim": None, "state": GrantState.REAUTHORIZATION_REQUIRED, "reason": reason}
+            self._change(row, {**_NO_TROUBLE, **dead, "last_error": Failure(code, at)})
+            return True
+
+    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
+        async with self._transaction("connect"):
+            row = self.make_row(grant)
+            if row.connected_by == attempt_id:
+                return row.grant
+            return self._replace(replace(row, connected_by=attempt_id), tokens, at, attempt_id)
+
+    async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
+        async with self._transaction("import_"):
+            row = self.make_row(grant)
+            if row.knows(tokens.refresh_digest):
+                return row.grant, False
+            imported = ((tokens.refresh_digest,) if tokens.refresh_digest else ()) + row.imported
+            row = replace(row, imported=imported[:REMEMBERED_IMPORTED])
+            return self._replace(row, tokens, at, None), row.grant.generation == 0
+
+    async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
+        async with self._transaction("revoke"):
+            row = self._rows.get(grant)
+            if row is None or not row.grant.exists:
+                return None
+            if row.grant.state is GrantState.REVOKED:
+                return row.grant
+            values: dict[str, Any] = {
+                **_FRESH_START,
+                "state": GrantState.REVOKED,
+                "reason": Reason.REVOKED,
+                "generation": row.grant.generation + 1,
+                "saved_attempt_id": None,
+                "upstream_revocation": upstream,
+            }
+            if upstream is UpstreamRevocation.NOT_CONFIGURED:
+                values |= {"access_sealed": None, "refresh_sealed": None}
+            elif row.grant.refresh_sealed is not None:
+                values["access_sealed"] = None
+            return self._change(row, values)
+
+    async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
+        async with self._transaction("finish_revocation"):
+            row = self._rows.get(grant)
+            if row is None or row.grant.generation != generation or row.grant.state is not GrantState.REVOKED:
+                return
+            erased = {"access_sealed": None, "refresh_sealed": None}
+            self._change(row, {**erased, "upstream_revocation": UpstreamRevocation.REVOKED})
+
+    async def revive(self, grant: GrantId) -> Grant | None:
+        async with self._transaction("revive"):
+            row = self._rows.get(grant)
+            if row is None:
+                return None
+            revivable = grant.is_company or row.grant.refresh_sealed is not None
+            if not revivable or row.grant.state is not GrantState.REAUTHORIZATION_REQUIRED:
+                return row.grant
+            return self._change(row, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
+
+    async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
+        async with self._transaction("page"):
+            found = sorted((row.grant for row in self._rows.values()), key=lambda grant: _order(grant.id))
+            shown = [grant for grant in found if _shows(which, grant, now)]
+            return [grant for grant in shown if after is None or _order(grant.id) > _order(after)][:limit]
+
+    def put(self, grant: Grant) -> None:
+        """Plant a row as it stands, whatever was there."""
+        self._rows[grant.id] = replace(self._rows.get(grant.id) or _Row(grant), grant=grant)
+
+    def peek(self, grant: GrantId) -> Grant | None:
+        """The row as it stands, whatever else is wrong with the store."""
+        row = self._rows.get(grant)
+        return row.grant if row is not None else None
+
+    def make_row(self, grant: GrantId) -> _Row:
+        """The row of *grant*, one that holds nothing yet where there was none."""
+        return self._rows.setdefault(grant, _Row(blank_grant(grant)))
+
+    def _claimed(self, grant: GrantId, attempt_id: str) -> _Row | None:
+        row = self._rows.get(grant)
+        return row if row is not None and row.grant.claim and row.grant.claim.attempt_id == attempt_id else None
+
+    def _replace(self, row: _Row, tokens: SealedTokens, at: datetime, attempt_id: str | None) -> Grant:
+        """New contents over whatever was there: a connect or an import always wins."""
+        spent = row.spend_for(tokens.refresh_digest)[:REMEMBERED_SPENT]
+        values = {
+            **_FRESH_START,
+            **_token_values(tokens),
+            "state": GrantState.CONNECTED,
+            "reason": None,
+            "generation": row.grant.generation + 1,
+            "obtained_at": at,
+            "renewed_at": at,
+            "saved_attempt_id": attempt_id,
+            "upstream_revocation": None,
+        }
+        return self._change(replace(row, digest=tokens.refresh_digest, spent=spent), values)
+
+    def _change(self, row: _Row, values: dict[str, Any]) -> Grant:
+        grant = replace(row.grant, **values)
+        self._rows[grant.id] = replace(row, grant=grant)
+        self.watch(grant)
+        return grant
+
+
+def _token_values(tokens: SealedTokens) -> dict[str, Any]:
+    return {
+        "access_sealed": tokens.access_sealed,
+        "refresh_sealed": tokens.refresh_sealed,
+        "scope": tokens.scope,
+        "issued_at": tokens.issued_at,
+        "access_expires_at": tokens.access_expires_at,
+        "due_at": tokens.due_at,
+        "refresh_expires_at": tokens.refresh_expires_at,
+        "fingerprint": tokens.fingerprint,
+    }
+
+
+def blank_grant(grant: GrantId) -> Grant:
+    """A row made only to be claimed."""
+    return Grant(
+        id=grant,
+        state=GrantState.CONNECTED,
+        reason=None,
+        generation=0,
+        fingerprint=b"",
+        access_sealed=None,
+        refresh_sealed=None,
+        scope=None,
+        obtained_at=None,
+        renewed_at=None,
+        issued_at=None,
+        access_expires_at=None,
+        due_at=None,
+        refresh_expires_at=None,
+        claim=None,
+        unfinished_generation=None,
+        saved_attempt_id=None,
+        failures=0,
+        last_error=None,
+        retry_at=None,
+        forced_until=None,
+        forced_interval=None,
+        upstream_revocation=None,
+    )
+
+
+def _order(grant: GrantId) -> tuple[str, str]:
+    return grant.application, grant.user
+
+
+def _shows(which: GrantFilter, grant: Grant, now: datetime) -> bool:
+    return (
+        grant.generation > 0
+        and which.application in {None, grant.id.application}
+        and which.state in {None, _standing(grant, now)}
+        and (which.users is None or any(matches(pattern, grant.id.user) for pattern in which.users))
+        and (
+            which.applications is None or any(matches(pattern, grant.id.application) for pattern in which.applications)
+        )
+    )
+
+
+def _standing(grant: Grant, now: datetime) -> GrantState:
+    ended = grant.access_expires_at is None or grant.access_expires_at <= now
+    if grant.state is GrantState.CONNECTED and grant.refresh_sealed is None and not grant.id.is_company and ended:
+        return GrantState.REAUTHORIZATION_REQUIRED
+    return grant.state
+
+
+class MemoryAuthorizationStore(_Store):
+    """An `AuthorizationStore`; a taken request makes its row in *grants*."""
+
+    def __init__(self, grants: MemoryGrantStore) -> None:
+        super().__init__()
+        self._grants = grants
+        self._requests: dict[bytes, AuthorizationRequest] = {}
+        self._states: dict[bytes, bytes] = {}
+
+    async def add(self, request: AuthorizationRequest) -> None:
+        async with self._transaction("add"):
+            oldest = request.expires_at - KEPT_AFTER_EXPIRY
+            self._requests = {ticket: kept for ticket, kept in self._requests.items() if kept.expires_at >= oldest}
+            self._requests[request.ticket_digest] = request
+
+    async def find(self, ticket_digest: bytes) -> AuthorizationRequest | None:
+        async with self._transaction("find"):
+            return self._requests.get(ticket_digest)
+
+    async def start(
+        self,
+        ticket_digest: bytes,
+        *,
+        state_digest: bytes,
+        cookie_digest: bytes,
+        sealed_verifier: bytes | None,
+        at: datetime,
+    ) -> bool:
+        async with self._transaction("start"):
+            request = self._requests.get(ticket_digest)
+            if request is None or request.completed_at is not None:
+                return False
+            self._void_state(ticket_digest)
+            self._states[state_digest] = ticket_digest
+            self._requests[ticket_digest] = replace(
+                request, cookie_digest=cookie_digest, sealed_verifier=sealed_verifier, started_at=at
+            )
+            return True
+
+    async def take(self, state_digest: bytes) -> AuthorizationRequest | None:
+        async with self._transaction("take"):
+            request = self._requests.get(self._states.get(state_digest, b""))
+            if request is None or request.completed_at is not None:
+                return None
+            del self._states[state_digest]
+            self._grants.make_row(request.grant)
+            return request
+
+    async def complete(self, ticket_digest: bytes, *, at: datetime) -> None:
+        async with self._transaction("complete"):
+            request = self._requests.get(ticket_digest)
+            if request is not None:
+                self._void_state(ticket_digest)
+                self._requests[ticket_digest] = replace(request, completed_at=at, sealed_verifier=None)
+
+    def _void_state(self, ticket_digest: bytes) -> None:
+        self._states = {state: ticket for state, ticket in self._states.items() if ticket != ticket_digest}
+
+
+class MemoryDirectoryStore(_Store):
+    """A `DirectoryStore`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._version = 1
+        self._callers: dict[str, Caller] = {}
+        self._keys: dict[bytes, ApiKey] = {}
+        self._applications: dict[str, Application] = {}
+        self._defaults: dict[GrantType, str] = {}
+
+    async def version(self) -> int:
+        async with self._transaction("version"):
+            return self._version
+
+    async def load(self) -> DirectoryRows:
+        async with self._transaction("load"):
+            return DirectoryRows(
+                version=self._version,
+                callers=tuple(sorted(self._callers.values(), key=lambda caller: caller.name)),
+                keys=tuple(self._keys.values()),
+                applications=tuple(self._applications.values()),
+                defaults=dict(self._defaults),
+            )
+
+    async def add_application(self, application: Application) -> bool:
+        async with self._transaction("add_application"):
+            if application.name in self._applications:
+                return False
+            self._applications[application.name] = application
+            self._version += 1
+            return True
+
+    async def remove_application(self, name: str) -> bool:
+        async with self._transaction("remove_application"):
+            self._defaults = {kind: chosen for kind, chosen in self._defaults.items() if chosen != name}
+            self._version += 1
+            return self._applications.pop(name, None) is not None
+
+    async def set_default(self, grant_type: GrantType, name: str) -> None:
+        async with self._transaction("set_default"):
+            self._defaults[grant_type] = name
+            self._version += 1
+
+    async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
+        async with self._transaction("add_caller"):
+            if caller.name in self._callers or key.digest in self._keys:
+                return False
+            self._callers[caller.name] = caller
+            self._keys[key.digest] = key
+            self._version += 1
+            return True
+
+    async def remove_caller(self, name: str) -> bool:
+        async with self._transaction("remove_caller"):
+            self._drop_keys(name)
+            self._version += 1
+            return self._callers.pop(name, None) is not None
+
+    async def replace_keys(self, caller: str, key: ApiKey) -> bool:
+        async with self._transaction("replace_keys"):
+            if caller not in self._callers:
+                return False
+            self._drop_keys(caller)
+            self._keys[key.digest] = key
+            self._version += 1
+            return True
+
+    def _drop_keys(self, caller: str) -> None:
+        self._keys = {digest: key for digest, key in self._keys.items() if key.caller != caller}

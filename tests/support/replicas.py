@@ -1,0 +1,158 @@
+"""The core as `service.container` builds it, over stores in memory: as many replicas of it as a test likes."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from service.core.authorization import Authorization
+from service.core.breaker import Breaker
+from service.core.broker import Handout, TokenBroker
+from service.core.directory import Directory
+from service.core.exchange import CodeExchange
+from service.core.local_cache import LocalCache
+from service.core.model import COMPANY, AccessToken, Application, Grant, GrantId, GrantType
+from service.core.policy import Policy
+from service.core.redemption import Redeemer
+from service.core.renewal import Renewer
+from service.core.revalidation import Confirmer
+from service.core.revocation import Revoker
+from service.core.saving import Saver
+from service.core.skew import ClockSkew
+from service.core.vault import Vault, application_place
+from tests.support.fake_server import FakeAuthorizationServer, Rotation
+from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
+from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore
+from tests.support.virtual_time import VirtualClock
+
+ALICE = GrantId("versature", "alice")
+BOB = GrantId("versature", "bob")
+THE_COMPANY = GrantId("company", COMPANY)
+HOUR = timedelta(hours=1)
+REDIRECT_URI = "http://127.0.0.1:8000/oauth/callback"
+
+
+def application(
+    name: str,
+    *grant_types: GrantType,
+    client_id: str = "",
+    revocation_url: str | None = None,
+    oauth_scope: str | None = None,
+    pkce: bool = False,
+) -> Application:
+    """A registration at the fake provider whose secret is `secret of {name}`."""
+    return Application(
+        name=name,
+        client_id=client_id or f"id-of-{name}",
+        sealed_secret=MemoryKeyring().seal(f"secret of {name}", application_place(name)),
+        grant_types=frozenset(grant_types or GrantType),
+        token_url="https://provider.example/api/oauth/token/",
+        authorize_url="https://provider.example/api/oauth/authorize/",
+        revocation_url=revocation_url,
+        oauth_scope=oauth_scope,
+        pkce=pkce,
+    )
+
+
+VERSATURE = application("versature", GrantType.AUTHORIZATION_CODE)
+REVOCABLE = application("versature", revocation_url="https://provider.example/api/oauth/revoke/")
+COMPANYS = application("company", GrantType.CLIENT_CREDENTIALS)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One process, as far as the core goes."""
+
+    broker: TokenBroker
+    renewer: Renewer
+    saver: Saver
+    breaker: Breaker
+    exchange: CodeExchange
+    directory: Directory
+    authorization: Authorization
+    local: LocalCache
+    vault: Vault
+    escrow: MemoryEscrow
+
+    async def ask(
+        self, grant: GrantId = ALICE, app: Application = VERSATURE, min_ttl: timedelta | None = None
+    ) -> Handout:
+        return await self.broker.get(app, grant, min_ttl)
+
+    async def reject(self, access_token: str, grant: GrantId = ALICE, app: Application = VERSATURE) -> Handout:
+        return await self.broker.rejected(app, grant, access_token)
+
+
+@dataclass(slots=True)
+class House:
+    """What all replicas share. `jitter` is the same for everybody, so that instants can be foretold."""
+
+    clock: VirtualClock
+    policy: Policy = field(default_factory=Policy)
+    rotation: Rotation = Rotation.ON
+    jitter: float = 0.0
+    server: FakeAuthorizationServer = field(init=False)
+    grants: MemoryGrantStore = field(init=False)
+    requests: MemoryAuthorizationStore = field(init=False)
+    rows: MemoryDirectoryStore = field(init=False, default_factory=MemoryDirectoryStore)
+    keyring: MemoryKeyring = field(init=False, default_factory=MemoryKeyring)
+    shared: MemoryTokenCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.server = FakeAuthorizationServer(self.clock, rotation=self.rotation)
+        self.grants = MemoryGrantStore(self.clock)
+        self.requests = MemoryAuthorizationStore(self.grants)
+        self.shared = MemoryTokenCache(self.clock)
+
+    def replica(self, *, settings: Application | None = None, admin_key: str | None = None) -> Replica:
+        """A fresh process; *settings* is the application that its settings define."""
+        clock, policy, grants, server, shared = self.clock, self.policy, self.grants, self.server, self.shared
+        vault, local, escrow = Vault(self.keyring, policy, lambda: self.jitter), LocalCache(), MemoryEscrow()
+        breaker = Breaker(clock, policy)
+        revoker = Revoker(grants, server, vault, shared, local, clock)
+        saver = Saver(grants, vault, escrow, shared, local, revoker, clock, policy)
+        redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, lambda: self.jitter)
+        renewer = Renewer(grants, redeemer, vault, shared, breaker, ClockSkew(), clock, policy, lambda: self.jitter)
+        exchange = CodeExchange(grants, self.requests, server, vault, self.keyring, local, clock, policy)
+        directory = Directory(self.rows, clock, policy, default_application=settings, admin_key=admin_key)
+        authorization = Authorization(
+            self.requests,
+            directory,
+            exchange,
+            self.keyring,
+            clock,
+            policy,
+            redirect_uri=REDIRECT_URI,
+            return_origins=["https://crm.example"],
+        )
+        confirmer = Confirmer(grants, clock)
+        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy)
+        return Replica(broker, renewer, saver, breaker, exchange, directory, authorization, local, vault, escrow)
+
+    async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
+        """Give *grant* the tokens of a login made elsewhere; returns its refresh token."""
+        refresh_token = self.server.log_in()
+        await replica.broker.import_(
+            VERSATURE,
+            grant,
+            refresh_token=refresh_token,
+            access_token=f"access-beside-{refresh_token}",
+            expires_in=life,
+            scope="Office Manager",
+        )
+        return refresh_token
+
+    async def row(self, grant: GrantId = ALICE) -> Grant:
+        """The row as it stands."""
+        found = await self.grants.get(grant)
+        assert found is not None
+        return found
+
+    async def shared_token(self, grant: GrantId = ALICE) -> AccessToken | None:
+        """The token in the shared cache, opened."""
+        cached = await self.shared.get(grant)
+        vault = Vault(self.keyring, self.policy, lambda: self.jitter)
+        return vault.open_cached(grant, cached) if cached is not None else None
+
+    async def stored(self, grant: GrantId = ALICE) -> tuple[AccessToken | None, str | None]:
+        """The tokens in the row, opened."""
+        row, vault = await self.row(grant), Vault(self.keyring, self.policy, lambda: self.jitter)
+        return vault.open_access(row), vault.open_refresh(row) if row.refresh_sealed else None

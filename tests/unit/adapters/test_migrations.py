@@ -1,0 +1,152 @@
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from service.adapters.sql_authorizations import SqlAuthorizationStore
+from service.adapters.sql_database import Database
+from service.adapters.sql_directory import SqlDirectoryStore
+from service.adapters.sql_grants import SqlGrantStore
+from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
+from service.core.errors import StoreUnavailable
+from service.core.model import GrantType
+from tests.contract.databases import opened, sqlite_url
+from tests.contract.samples import ALICE, T0, application, caller, key, request, tokens
+from tests.support.clock import FakeClock
+
+HISTORY = list(reversed(list(ScriptDirectory.from_config(alembic_config()).walk_revisions())))
+FIRST, NEWEST = HISTORY[0].revision, HISTORY[-1].revision
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with opened(sqlite_url(tmp_path / "broker.db"), FakeClock()) as database:
+        yield database
+
+
+async def move(database: Database, direction: Callable[..., None], revision: str) -> None:
+    def run(connection: Connection) -> None:
+        direction(alembic_config(connection), revision)
+
+    async with database.write() as connection:
+        await connection.run_sync(run)
+
+
+async def fill(database: Database) -> None:
+    """At least one row in every table, as this version writes them."""
+    grants, requests, directory = SqlGrantStore(database), SqlAuthorizationStore(database), SqlDirectoryStore(database)
+    await grants.connect(ALICE, tokens("a1", "r1"), at=T0, attempt_id="login")
+    await requests.add(request())
+    await requests.start(b"ticket", state_digest=b"state", cookie_digest=b"cookie", sealed_verifier=b"v", at=T0)
+    await directory.add_application(application("acme"))
+    await directory.set_default(GrantType.AUTHORIZATION_CODE, "acme")
+    await directory.add_caller(caller("crm"), key("k1", "crm"))
+
+
+async def contents(database: Database) -> tuple[object, ...]:
+    return (
+        await SqlGrantStore(database).get(ALICE),
+        await SqlAuthorizationStore(database).find(b"ticket"),
+        await SqlDirectoryStore(database).load(),
+    )
+
+
+async def counts(database: Database) -> dict[str, int]:
+    async with database.read() as connection:
+        names = await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        tables = [name for (name,) in names if name != "alembic_version"]
+        return {
+            name: (await connection.execute(text(f'SELECT count(*) FROM "{name}"'))).scalar_one()  # noqa: S608 - ours
+            for name in tables
+        }
+
+
+async def test_every_table_is_filled_here(database: Database) -> None:
+    await migrate(database)
+    await fill(database)
+    assert min((await counts(database)).values()) >= 1
+
+
+async def test_migrating_again_changes_nothing(database: Database) -> None:
+    await migrate(database)
+    await fill(database)
+    before = await contents(database)
+    await migrate(database)
+    assert await contents(database) == before
+
+
+@pytest.mark.parametrize("revision", [script.revision for script in HISTORY[:-1]])
+async def test_data_survive_the_way_back_to_every_earlier_schema_and_up_again(
+    database: Database, revision: str
+) -> None:
+    await migrate(database)
+    await fill(database)
+    before = await contents(database)
+    await move(database, command.downgrade, revision)
+    assert min((await counts(database)).values()) >= 1
+    await migrate(database)
+    assert await contents(database) == before
+
+
+async def test_full_tables_go_all_the_way_down_and_come_up_empty_and_usable(database: Database) -> None:
+    await migrate(database)
+    await fill(database)
+    filled = await contents(database)
+    await move(database, command.downgrade, "base")
+    assert await counts(database) == {}
+    await migrate(database)
+    emptied = await counts(database)
+    assert {name for name, rows in emptied.items() if rows} == {"directory_version"}
+    await fill(database)
+    assert await contents(database) == filled
+
+
+async def test_a_migration_that_fails_midway_leaves_nothing(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(text("CREATE TABLE grants (in_the_way TEXT)"))
+    with pytest.raises(StoreUnavailable):
+        await migrate(database)
+    assert await counts(database) == {"grants": 0}
+
+
+async def test_a_migrated_schema_is_current(database: Database) -> None:
+    await migrate(database)
+    assert await schema_is_current(database)
+
+
+async def test_a_new_file_has_no_current_schema(database: Database) -> None:
+    assert not await schema_is_current(database)
+
+
+async def test_an_earlier_schema_is_not_current(database: Database) -> None:
+    await migrate(database)
+    await move(database, command.downgrade, FIRST)
+    assert await schema_is_current(database) == (FIRST == NEWEST)
+
+
+async def test_a_later_versions_schema_is_not_current(database: Database) -> None:
+    await migrate(database)
+    async with database.write() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = 'from the future'"))
+    assert not await schema_is_current(database)
+
+
+Ask = Callable[[Database], Awaitable[object]]
+
+
+@pytest.mark.parametrize("ask", [migrate, schema_is_current])
+async def test_a_database_that_is_away_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
+    async with opened(sqlite_url(tmp_path / "missing" / "broker.db"), FakeClock()) as away:
+        with pytest.raises(StoreUnavailable):
+            await ask(away)
+
+
+@pytest.mark.parametrize("ask", [migrate, schema_is_current])
+async def test_a_file_that_is_no_database_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
+    (tmp_path / "broker.db").write_bytes(b"no database at all " * 1000)
+    async with opened(sqlite_url(tmp_path / "broker.db"), FakeClock()) as corrupt:
+        with pytest.raises(StoreUnavailable):
+            await ask(corrupt)

@@ -1,0 +1,121 @@
+"""A code is redeemed once, and what it brings is never lost."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from service.core.errors import KeyUnavailable, StoreUnavailable
+from service.core.model import GrantState
+from service.core.ports import AuthorizationRequest
+from tests.support.replicas import ALICE, REDIRECT_URI, VERSATURE, House, Replica
+
+LONG = timedelta(hours=1)
+
+
+async def request_for(house: House, *, sealed_verifier: bytes | None = None) -> AuthorizationRequest:
+    request = AuthorizationRequest(
+        b"ticket", ALICE, "crm", None, house.clock.now() + LONG, sealed_verifier=sealed_verifier
+    )
+    await house.requests.add(request)
+    return request
+
+
+async def redeem(house: House, replica: Replica, code: str | None = None) -> None:
+    request = await request_for(house)
+    await replica.exchange.redeem(VERSATURE, request, code or house.server.code(), REDIRECT_URI)
+
+
+async def test_a_code_answer_replaces_everything(house: House, replica: Replica) -> None:
+    old = await house.import_(replica)
+    house.server.end(old)
+    await asyncio.sleep(3600)
+    with pytest.raises(Exception, match="revoked"):
+        await replica.broker.get(VERSATURE, ALICE)
+    house.server.scope = None
+    await redeem(house, replica)
+    row, (_, refresh) = await house.row(), await house.stored()
+    assert (row.state, row.reason, row.last_error, row.scope) == (GrantState.CONNECTED, None, None, None)
+    assert refresh in house.server.good
+
+
+async def test_a_code_answer_without_a_refresh_token_leaves_none_of_the_old_one(house: House, replica: Replica) -> None:
+    await house.import_(replica)
+    house.server.names_refresh = False
+    await redeem(house, replica)
+    assert (await house.stored())[1] is None
+
+
+async def test_a_new_login_is_served_at_once_not_the_old_token_from_memory(house: House, replica: Replica) -> None:
+    await house.import_(replica)
+    old = await replica.broker.get(VERSATURE, ALICE)
+    await redeem(house, replica)
+    new = await replica.broker.get(VERSATURE, ALICE)
+    assert new.token.value != old.token.value
+    assert new.token.generation == old.token.generation + 1
+
+
+async def test_a_browser_that_goes_away_does_not_stop_the_exchange(house: House, replica: Replica) -> None:
+    silence = house.server.fall_silent()
+    browser = asyncio.create_task(redeem(house, replica))
+    await silence.arrived.wait()
+    browser.cancel()
+    silence.release()
+    assert await replica.exchange.drain(LONG) == 0
+    assert (await house.row()).generation == 1
+
+
+async def test_an_answer_waits_for_the_database_as_long_as_it_takes(house: House, replica: Replica) -> None:
+    silence = house.server.fall_silent()
+    browser = asyncio.create_task(redeem(house, replica))
+    await silence.arrived.wait()
+    house.grants.away = True
+    silence.release()
+    with pytest.raises(StoreUnavailable):
+        await browser
+    await asyncio.sleep(600)
+    house.grants.away = False
+    assert await replica.exchange.drain(LONG) == 0
+    assert (await house.stored())[1] in house.server.good
+    assert house.server.count("code") == 1
+
+
+async def test_a_commit_whose_answer_was_lost_counts_once(house: House, replica: Replica) -> None:
+    house.grants.mute.add("connect")
+    await redeem(house, replica)
+    assert house.grants.calls["connect"] == 2
+    assert (await house.row()).generation == 1
+
+
+async def test_a_link_that_cannot_be_closed_yet_never_puts_a_spent_refresh_token_back(
+    house: House, replica: Replica
+) -> None:
+    """The grant is connected and already renewed by somebody else, while the request still waits to be completed."""
+    house.requests.away_for = {"complete"}
+    house.server.life = timedelta(seconds=1)
+    browser = asyncio.create_task(redeem(house, replica))
+    await asyncio.sleep(2)
+    assert (await house.row()).generation == 1
+    renewed = await house.replica().broker.get(VERSATURE, ALICE)
+    house.requests.away_for = set()
+    await browser
+    access, refresh = await house.stored()
+    assert access is not None
+    assert access.value == renewed.token.value
+    assert refresh in house.server.good
+
+
+async def test_a_verifier_that_cannot_be_opened_sends_nothing(house: House, replica: Replica) -> None:
+    request = await request_for(house, sealed_verifier=b"broken")
+    with pytest.raises(KeyUnavailable):
+        await replica.exchange.redeem(VERSATURE, request, house.server.code(), REDIRECT_URI)
+    assert house.server.calls == []
+
+
+async def test_shutdown_counts_an_exchange_that_does_not_end(house: House, replica: Replica) -> None:
+    silence = house.server.fall_silent()
+    browser = asyncio.create_task(redeem(house, replica))
+    await silence.arrived.wait()
+    assert await replica.exchange.drain(timedelta(seconds=10)) == 1
+    silence.release()
+    await browser
