@@ -9,7 +9,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from service.core.model import GrantId
+from service.adapters.versature import VersatureServer
+from service.core.model import GrantId, TokenAnswer
 from tests.api.front import Front, code_of, front_in
 
 LIFE = 3600
@@ -208,6 +209,20 @@ async def test_a_rejected_token_never_comes_back_when_its_renewal_fails(front: F
     answer = await front.client.post("/tokens/alice/rejected", json={"access_token": token})
     assert code_of(answer) == (503, "upstream_unavailable")
     assert int(answer.headers["Retry-After"]) == 7
+    assert token not in answer.text
+
+
+async def test_a_rejected_token_never_comes_back_even_if_the_provider_repeats_it(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = (await front.hold("alice"))["access_token"]
+
+    async def repeat(*_: object) -> TokenAnswer:
+        return TokenAnswer(token, "another", None, timedelta(hours=1), sent_at=front.clock.now())
+
+    monkeypatch.setattr(VersatureServer, "refresh", repeat)
+    answer = await front.client.post("/tokens/alice/rejected", json={"access_token": token})
+    assert code_of(answer) == (502, "invalid_upstream_answer")
     assert token not in answer.text
 
 

@@ -1,7 +1,9 @@
 """Real databases to run the contract suites on, each new and empty for one test."""
 
+import asyncio
 import contextlib
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,11 +38,15 @@ class RealDatabase:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, clock: FakeClock, *, pool_size: int = 5) -> AsyncIterator[Database]:
-    database = Database(url, pool_size=pool_size, clock=clock)
+    database, others = Database(url, pool_size=pool_size, clock=clock), set(threading.enumerate())
     try:
         yield database
     finally:
         await database.close()
+        # aiosqlite does not wait for the thread of a connection that could not be made; the test's loop must.
+        for thread in set(threading.enumerate()) - others:
+            if "_connection_worker_thread" in thread.name:
+                await asyncio.to_thread(thread.join)
 
 
 def migrated_file(folder: Path) -> Path:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -30,6 +29,10 @@ START_SECONDS = 30
 def terminal(tmp_path: Path) -> Terminal:
     """A provider that nobody has to ask: what needs one has its own test."""
     return Terminal(tmp_path, environment(tmp_path, "http://127.0.0.1:9", BROKER_LOG_LEVEL="info"))
+
+
+def nothing_in(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
 async def test_applications_are_added_listed_made_default_and_removed(terminal: Terminal) -> None:
@@ -174,7 +177,7 @@ async def test_a_database_is_where_the_settings_say_from_wherever_the_command_ru
     assert (migrated.out, "up to date" in migrated.err) == ("", True)
     await elsewhere.type("callers add crm --scope tokens --user *")
     assert [row["name"] for row in await terminal.listed("callers list")] == ["crm"]
-    assert list((terminal.folder / "elsewhere").iterdir()) == []
+    assert nothing_in(elsewhere.folder)
     relative = elsewhere.bare(BROKER_DATABASE_URL="sqlite+aiosqlite:///here.db")
     await relative.type("migrate")
     assert (terminal.folder / "elsewhere" / "here.db").exists()
@@ -242,7 +245,7 @@ async def test_wrong_settings_end_every_command_with_2_and_one_line_for_each(tmp
         assert named == ["BROKER_ADMIN_KEY", "BROKER_ENCRYPTION_KEYS", "BROKER_LOG_LEVEL", "BROKER_PORT"], line
         assert len(ended.err.splitlines()) == 4
         assert "geheim" not in ended.err
-    assert os.listdir(tmp_path) == []
+    assert nothing_in(tmp_path)
 
 
 async def test_a_database_that_cannot_be_had_is_one_clear_line(terminal: Terminal) -> None:
@@ -302,60 +305,53 @@ async def versature(terminal: Terminal) -> AsyncIterator[Versature]:
         yield found
 
 
-async def under_way(versature: Versature) -> None:
-    """Return as soon as alice's renewal has reached the provider."""
+async def under_way(versature: Versature, *, redemptions: int) -> None:
+    """Return as soon as so many renewals have reached the provider."""
     for _ in range(START_SECONDS * 100):
-        if await versature.redemptions("alice"):
+        if len(await versature.redemptions()) == redemptions:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("nobody renews")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_serve_migrates_sqlite_answers_and_ends_with_0_when_stopped(
-    terminal: Terminal, number: signal.Signals
-) -> None:
-    async with serving(terminal) as broker:
-        ready = await broker.client.get("/readyz")
-        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-        key = (await terminal.type("callers add crm --scope tokens --user *")).key
-        me = await broker.client.get("/me", headers={"Authorization": f"Bearer {key}"})
-        assert me.json()["name"] == "crm"
-        assert "server" not in me.headers
-        err = await broker.stop(number)
-    assert [line for line in map(json.loads, err.splitlines()) if line["level"] not in {"info", "debug"}] == []
+async def test_serve_migrates_sqlite_answers_and_ends_with_0_when_stopped(terminal: Terminal) -> None:
+    other = {"BROKER_PORT": str(free_port()), "BROKER_DATABASE_URL": "sqlite+aiosqlite:///other.db"}
+    places = {signal.SIGTERM: terminal, signal.SIGINT: terminal.bare(**other)}
+
+    async def live(number: signal.Signals) -> None:
+        async with serving(places[number]) as broker:
+            ready = await broker.client.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+            key = (await places[number].type("callers add crm --scope tokens --user *")).key
+            me = await broker.client.get("/me", headers={"Authorization": f"Bearer {key}"})
+            assert me.json()["name"] == "crm"
+            assert "server" not in me.headers
+            err = await broker.stop(number)
+        assert {json.loads(line)["level"] for line in err.splitlines()} == {"info"}
+
+    await asyncio.gather(*(live(number) for number in places))
 
 
-async def test_a_stop_waits_for_a_renewal_under_way_and_its_answer_is_saved(
+async def test_a_stop_lets_requests_be_answered_and_saves_the_renewal_of_who_hung_up(
     terminal: Terminal, versature: Versature
 ) -> None:
     here = Terminal(terminal.folder, {**terminal.variables, "VERSATURE_BASE_URL": f"{versature.base_url}/api"})
-    key = (await here.type("callers add crm --scope tokens --user *")).key
-    (minted,) = await versature.mint("alice")
-    await here.type("grants import alice --refresh-token-stdin", minted["refresh_token"])
-    await versature.switch(fault="delay", delay_seconds=0.8, fault_times=1)
+    auth = {"Authorization": f"Bearer {(await here.type('callers add crm --scope tokens --user *')).key}"}
+    for minted in await versature.mint("alice", "bob"):
+        await here.type(f"grants import {minted['user']} --refresh-token-stdin", minted["refresh_token"])
+    await versature.switch(fault="delay", delay_seconds=1)
     async with serving(here) as broker:
-        asked = asyncio.create_task(broker.client.get("/tokens/alice", headers={"Authorization": f"Bearer {key}"}))
-        await under_way(versature)
-        asked.cancel()
+        waiting = asyncio.create_task(broker.client.get("/tokens/alice", headers=auth))
+        hanging_up = asyncio.create_task(broker.client.get("/tokens/bob", headers=auth))
+        await under_way(versature, redemptions=2)
+        hanging_up.cancel()
         await broker.stop()
-    (grant,) = await here.listed("grants list")
-    assert (grant["generation"], grant["access_expires_at"] is not None) == (2, True)
-
-
-async def test_a_stop_lets_requests_under_way_be_answered(terminal: Terminal, versature: Versature) -> None:
-    here = Terminal(terminal.folder, {**terminal.variables, "VERSATURE_BASE_URL": f"{versature.base_url}/api"})
-    key = (await here.type("callers add crm --scope tokens --user *")).key
-    (minted,) = await versature.mint("alice")
-    await here.type("grants import alice --refresh-token-stdin", minted["refresh_token"])
-    await versature.switch(fault="delay", delay_seconds=0.8, fault_times=1)
-    async with serving(here) as broker:
-        asked = asyncio.create_task(broker.client.get("/tokens/alice", headers={"Authorization": f"Bearer {key}"}))
-        await under_way(versature)
-        await broker.stop()
-        answer = await asked
+        answer = await waiting
     assert answer.status_code == 200
     assert await versature.whose(answer.json()["access_token"]) == "alice"
+    grants = await here.listed("grants list")
+    assert [(grant["user"], grant["generation"]) for grant in grants] == [("alice", 2), ("bob", 2)]
+    assert all(grant["access_expires_at"] for grant in grants)
 
 
 async def test_a_taken_port_is_one_clear_line(terminal: Terminal) -> None:
@@ -432,6 +428,12 @@ async def full_flow(broker: Serving, versature: Versature, key: str, secrets: Se
         )
         assert (await browser.get(str(callback))).status_code == 303
         assert (await browser.get(str(callback))).status_code == 400
+        denial = (await client.post("/grants/alice/connect", headers=auth)).json()["connect_url"]
+        departure = await browser.post(denial)
+        returning = await browser.post(departure.headers["Location"], data={**fields, "decision": "deny"})
+        callback = httpx.URL(returning.headers["Location"])
+        secrets.note(denied_ticket=denial.rpartition("/")[2], denied_state=callback.params["state"])
+        assert (await browser.get(str(callback))).status_code == 403
     token = (await client.get("/tokens/alice", headers=auth)).json()["access_token"]
     renewed = await client.post("/tokens/alice/rejected", headers=auth, json={"access_token": token})
     company = await client.get("/tokens/@company", headers=auth)
@@ -455,33 +457,37 @@ async def full_flow(broker: Serving, versature: Versature, key: str, secrets: Se
     assert (await client.delete("/grants/bob", headers=auth)).json()["upstream"] == "revoked"
 
 
-@pytest.mark.parametrize("form", ["json", "human"])
-async def test_no_secret_reaches_the_log_at_the_level_debug(
-    terminal: Terminal, versature: Versature, form: str
-) -> None:
-    admin, pkce = "vtb_admin-of-the-settings", "true"
-    here = Terminal(
-        terminal.folder,
-        {
-            **terminal.variables,
-            "VERSATURE_BASE_URL": f"{versature.base_url}/api",
-            "VERSATURE_REVOCATION_URL": f"{versature.base_url}/api/oauth/revoke/",
-            "VERSATURE_PKCE": pkce,
-            "BROKER_ADMIN_KEY": admin,
-            "BROKER_LOG_LEVEL": "debug",
-            "BROKER_LOG_FORMAT": form,
-        },
-    )
-    secrets = Secrets({"client secret": USER_CLIENT.secret, "company's secret": COMPANY_CLIENT.secret, "admin": admin})
-    secrets.note(sealing_key=here.variables["BROKER_ENCRYPTION_KEYS"].partition(":")[2])
+async def log_of_a_full_flow(
+    here: Terminal, versature: Versature, secrets: Secrets, administrators: dict[str, str]
+) -> str:
+    """What a broker writes at its most talkative."""
     options = f"--client-id {COMPANY_CLIENT.id} --client-secret-stdin --grant-type client_credentials"
     await here.type(f"applications add company {options}", COMPANY_CLIENT.secret)
     key = (await here.type("callers add crm --scope tokens --scope grants --user * --user @company")).key
     async with serving(here) as broker:
         await full_flow(broker, versature, key, secrets)
-        await broker.client.get("/grants/alice", headers={"Authorization": f"Bearer {admin}"})
-        err = await broker.stop()
+        assert (await broker.client.get("/grants/alice", headers=administrators)).status_code == 200
+        return await broker.stop()
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+async def test_no_secret_reaches_the_log_at_the_level_debug(
+    terminal: Terminal, versature: Versature, form: str
+) -> None:
+    admin = "vtb_admin-of-the-settings"
+    own = {
+        "VERSATURE_BASE_URL": f"{versature.base_url}/api",
+        "VERSATURE_REVOCATION_URL": f"{versature.base_url}/api/oauth/revoke/",
+        "VERSATURE_PKCE": "true",
+        "BROKER_ADMIN_KEY": admin,
+        "BROKER_LOG_LEVEL": "debug",
+        "BROKER_LOG_FORMAT": form,
+    }
+    here = Terminal(terminal.folder, {**terminal.variables, **own})
+    secrets = Secrets({"client secret": USER_CLIENT.secret, "company's secret": COMPANY_CLIENT.secret, "admin": admin})
+    secrets.note(sealing_key=here.variables["BROKER_ENCRYPTION_KEYS"].partition(":")[2])
+    log = await log_of_a_full_flow(here, versature, secrets, {"Authorization": f"Bearer {admin}"})
     assert all(secrets.told.values())
-    assert "request" in err
-    assert "a renewal failed" in err
-    assert secrets.found_in(err) == set()
+    for event in ("request", "a renewal failed", "a connect trip failed"):
+        assert event in log
+    assert secrets.found_in(log) == set()
