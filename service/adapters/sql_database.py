@@ -53,7 +53,9 @@ class Database:
         """A connection on which every statement sees what is committed when it runs."""
         with _translated():
             async with self.engine.connect() as connection:
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                if not self.is_sqlite:
+                    # SQLite's connections never begin by themselves (see below), and must not be told to again.
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
     @contextlib.asynccontextmanager

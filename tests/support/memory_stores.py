@@ -102,10 +102,11 @@ class MemoryGrantStore(_Store):
             return self.peek(grant)
 
     async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
-        found = {grant: await self.get(grant) for grant in grants}
-        return {
-            grant: Standing(row.generation, row.state, row.claim is not None) for grant, row in found.items() if row
-        }
+        async with self._transaction("standings"):
+            found = {grant: self.peek(grant) for grant in grants}
+            return {
+                grant: Standing(row.generation, row.state, row.claim is not None) for grant, row in found.items() if row
+            }
 
     async def ensure(self, grant: GrantId) -> None:
         async with self._transaction("ensure"):
