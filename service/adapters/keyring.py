@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from service.core.errors import KeyUnavailable
 from service.core.health import READY, PartHealth, Readiness
 from service.core.model import SealingKey
-from service.core.ports import Place, SealBroken
+from service.core.ports import SealBroken
+from service.core.records import Place
 
 _VERSION = 1
 _NONCE_BYTES = 12

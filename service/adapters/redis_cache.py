@@ -18,7 +18,7 @@ from service.core.bypass import Bypass
 from service.core.clock import Clock
 from service.core.health import READY, PartHealth, Readiness
 from service.core.model import GrantId
-from service.core.ports import CachedToken
+from service.core.records import CachedToken
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grants import ensure_row
 from service.adapters.tables import authorization_requests, from_micros, to_micros
 from service.core.model import GrantId
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 
 KEPT_AFTER_EXPIRY = timedelta(days=1)
 _columns = authorization_requests.c

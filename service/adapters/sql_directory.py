@@ -18,7 +18,7 @@ from service.adapters.tables import (
     to_micros,
 )
 from service.core.model import Application, Caller, GrantType, Scope
-from service.core.ports import ApiKey, DirectoryRows
+from service.core.records import ApiKey, DirectoryRows
 
 
 class SqlDirectoryStore:
@@ -115,9 +115,9 @@ class SqlDirectoryStore:
     async def _add(self, *statements: Any) -> bool:
         try:
             async with self._database.write() as connection:
+                await _move_version(connection)
                 for statement in statements:
                     await connection.execute(statement)
-                await _move_version(connection)
         except IntegrityError:
             return False
         return True
@@ -129,6 +129,7 @@ async def _version(connection: AsyncConnection) -> int:
 
 
 async def _move_version(connection: AsyncConnection) -> None:
+    """Tell every replica that something changes; the row's lock also lets one change happen at a time."""
     await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
 
 

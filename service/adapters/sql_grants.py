@@ -8,11 +8,11 @@ from sqlalchemy import ColumnElement, Row, and_, case, func, literal, or_, selec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database, guarded
+from service.adapters.sql_grant_listing import listing
 from service.adapters.sql_grant_rows import MICROSECOND, to_grant, token_values
-from service.adapters.sql_patterns import covers
 from service.adapters.tables import grants, to_micros
-from service.core.model import COMPANY, Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
-from service.core.ports import Force, GrantFilter, Setback, Standing
+from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
+from service.core.records import Force, GrantFilter, Setback, Standing
 
 DIGEST_LENGTH = 32
 REMEMBERED_SPENT = 64
@@ -175,6 +175,8 @@ class SqlGrantStore:
             rows = await connection.execute(select(grants).where(_is(grant)).with_for_update())
             row = rows.one()
             if _knows(row, tokens.refresh_digest):
+                if row.refresh_digest == tokens.refresh_digest and row.fingerprint != tokens.fingerprint:
+                    return await _change(connection, grant, {"fingerprint": tokens.fingerprint}), False
                 return to_grant(row), False
             remembered = f"{tokens.refresh_digest}{row.imported_digests}"[: DIGEST_LENGTH * REMEMBERED_IMPORTED]
             values = {"saved_attempt_id": None, "imported_digests": remembered}
@@ -215,27 +217,15 @@ class SqlGrantStore:
     async def revive(self, grant: GrantId) -> Grant | None:
         async with self._database.write() as connection:
             current = await _fetch(connection, grant, for_update=True)
-            revivable = current is not None and (grant.is_company or current.refresh_sealed is not None)
-            if not revivable or (current and current.state is not GrantState.REAUTHORIZATION_REQUIRED):
+            if current is None or not _can_revive(current):
                 return current
             return await _change(connection, grant, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
 
     @guarded
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
-        conditions: list[ColumnElement[bool]] = [_columns.generation > 0]
-        if which.application is not None:
-            conditions.append(_columns.application == which.application)
-        if which.state is not None:
-            conditions.append(_standing(to_micros(now)) == which.state)
-        if which.users is not None:
-            conditions.append(covers(which.users, _columns.user, sqlite=self._database.is_sqlite))
-        if which.applications is not None:
-            conditions.append(covers(which.applications, _columns.application, sqlite=self._database.is_sqlite))
-        if after is not None:
-            conditions.append(tuple_(_columns.application, _columns.user) > (after.application, after.user))
-        statement = select(grants).where(*conditions).order_by(_columns.application, _columns.user).limit(limit)
         async with self._database.read() as connection:
-            return [to_grant(row) for row in await connection.execute(statement)]
+            rows = await connection.execute(listing(which, after, limit, now, sqlite=self._database.is_sqlite))
+            return [to_grant(row) for row in rows]
 
     async def _update(self, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> bool:
         async with self._database.write() as connection:
@@ -294,16 +284,13 @@ def _spent_with_current() -> ColumnElement[str]:
     return func.substr(newest_first, 1, DIGEST_LENGTH * REMEMBERED_SPENT)
 
 
+def _can_revive(grant: Grant) -> bool:
+    """The company needs nothing stored to begin again; a user's grant needs its refresh token."""
+    if grant.id.is_company:
+        return grant.state is not GrantState.CONNECTED
+    return grant.state is GrantState.REAUTHORIZATION_REQUIRED and grant.refresh_sealed is not None
+
+
 def _knows(row: Row[Any], digest: str | None) -> bool:
     remembered = f"{row.refresh_digest or ''}{row.spent_digests}{row.imported_digests}"
     return digest in {remembered[at : at + DIGEST_LENGTH] for at in range(0, len(remembered), DIGEST_LENGTH)}
-
-
-def _standing(now: int) -> ColumnElement[str]:
-    """The state that a listing shows: without a refresh token a grant lasts as long as its access token."""
-    ended = or_(_columns.access_expires_at.is_(None), _columns.access_expires_at <= now)
-    hopeless = and_(_columns.refresh_sealed.is_(None), _columns.user != COMPANY, ended)
-    return case(
-        (and_(_columns.state == GrantState.CONNECTED, hopeless), GrantState.REAUTHORIZATION_REQUIRED),
-        else_=_columns.state,
-    )

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from service.core.model import GrantId, SealedTokens
-from service.core.ports import CachedToken
+from service.core.records import CachedToken
 
 
 class NoTokenCache:

@@ -11,7 +11,8 @@ from service.core.health import READY, PartHealth, Readiness
 from service.core.model import Application, Caller, GrantId, GrantType, Scope
 from service.core.names import matches
 from service.core.policy import Policy
-from service.core.ports import ApiKey, DirectoryRows, DirectoryStore
+from service.core.ports import DirectoryStore
+from service.core.records import ApiKey, DirectoryRows
 from service.core.singleflight import Flights, wait_for_flight
 
 ADMIN = Caller("admin", frozenset({Scope.ADMIN, Scope.GRANTS}), users=("*",), applications=("*",))

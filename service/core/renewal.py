@@ -20,7 +20,8 @@ from service.core.errors import (
 )
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, GrantType, Reason
 from service.core.policy import Policy
-from service.core.ports import Force, GrantStore, TokenCache
+from service.core.ports import GrantStore, TokenCache
+from service.core.records import Force
 from service.core.redemption import Redeemer
 from service.core.singleflight import Flights
 from service.core.skew import ClockSkew

@@ -11,7 +11,8 @@ from service.core.errors import BrokerError, StoreUnavailable
 from service.core.local_cache import LocalCache
 from service.core.model import GrantId, GrantState
 from service.core.policy import Policy
-from service.core.ports import GrantStore, Standing
+from service.core.ports import GrantStore
+from service.core.records import Standing
 
 log = logging.getLogger(__name__)
 

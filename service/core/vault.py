@@ -8,7 +8,8 @@ from service.core import digests, lifetimes
 from service.core.errors import KeyUnavailable, ReauthorizationRequired
 from service.core.model import AccessToken, Application, Grant, GrantId, Reason, SealedTokens, TokenAnswer
 from service.core.policy import Policy
-from service.core.ports import CachedToken, Keyring, Place, SealBroken
+from service.core.ports import Keyring, SealBroken
+from service.core.records import CachedToken, Place
 
 
 def application_place(name: str) -> Place:

@@ -10,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import create_engine
+from sqlalchemy import ColumnElement, create_engine, literal, text
+from sqlmodel import SQLModel
 
 from service.adapters.sql_database import Database
-from service.adapters.sql_migrations import alembic_config
+from service.adapters.sql_migrations import alembic_config, migrate
+from service.adapters.tables import to_micros
 from tests.support.clock import FakeClock
 
 
@@ -38,15 +40,25 @@ class RealDatabase:
 
 @contextlib.asynccontextmanager
 async def opened(url: str, clock: FakeClock, *, pool_size: int = 5) -> AsyncIterator[Database]:
-    database, others = Database(url, pool_size=pool_size, clock=clock), set(threading.enumerate())
+    database = Database(url, pool_size=pool_size, clock=clock)
     try:
         yield database
     finally:
         await database.close()
-        # aiosqlite does not wait for the thread of a connection that could not be made; the test's loop must.
-        for thread in set(threading.enumerate()) - others:
-            if "_connection_worker_thread" in thread.name:
-                await asyncio.to_thread(thread.join)
+
+
+@contextlib.asynccontextmanager
+async def out_of_reach(url: str, clock: FakeClock) -> AsyncIterator[Database]:
+    """A database that no connection can be made to; no other may be opened meanwhile.
+
+    aiosqlite does not wait for the thread of such a connection, so this does, or it would outlive the test's loop.
+    """
+    before = set(threading.enumerate())
+    async with opened(url, clock) as database:
+        yield database
+    for thread in set(threading.enumerate()) - before:
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join)
 
 
 def migrated_file(folder: Path) -> Path:
@@ -67,3 +79,28 @@ def sqlite_copy(migrated: Path, folder: Path, clock: FakeClock) -> RealDatabase:
     file = folder / "broker.db"
     shutil.copyfile(migrated, file)
     return RealDatabase(sqlite_url(file), sqlite_url(folder / "missing" / "broker.db"), clock)
+
+
+class ClockedDatabase(Database):
+    """PostgreSQL whose leases run by a test's clock; that they really run by the server's is a test of its own."""
+
+    def __init__(self, url: str, clock: FakeClock) -> None:
+        super().__init__(url, pool_size=5, clock=clock)
+        self._tests_clock = clock
+
+    def now(self) -> ColumnElement[int]:
+        return literal(to_micros(self._tests_clock.now()))
+
+
+@contextlib.asynccontextmanager
+async def postgres_tables(url: str, clock: FakeClock) -> AsyncIterator[ClockedDatabase]:
+    """The migrated database at *url* with nothing in it."""
+    database = ClockedDatabase(url, clock)
+    try:
+        await migrate(database)
+        async with database.write() as connection:
+            names = ", ".join(name for name in SQLModel.metadata.tables if name != "directory_version")
+            await connection.execute(text(f"TRUNCATE {names}"))
+        yield database
+    finally:
+        await database.close()

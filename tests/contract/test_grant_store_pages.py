@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.core.model import Grant, GrantId, GrantState, Reason, UpstreamRevocation
 from service.core.names import matches
-from service.core.ports import GrantFilter
+from service.core.records import GrantFilter
 from tests.contract.conftest import Stores
 from tests.contract.samples import COMPANY, HOUR, MICROSECOND, T0, claim, connected, tokens
 
@@ -56,7 +56,7 @@ async def test_an_empty_store_has_an_empty_page(stores: Stores) -> None:
 
 
 async def test_pages_are_in_the_order_of_code_points_by_application_then_user(stores: Stores) -> None:
-    everybody = [GrantId(application, user) for application in ("B", "a", "a-b", "b") for user in USERS]
+    everybody = [GrantId(application, user) for application in ("a", "B", "a-b") for user in USERS[::2]]
     await connect_all(stores, *everybody)
     assert await ids(stores) == sorted(everybody, key=lambda grant: (grant.application, grant.user))
 

@@ -23,10 +23,11 @@ from service.adapters.sql_migrations import migrate, schema_is_current
 from service.adapters.tables import to_micros
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
-from service.core.ports import AuthorizationStore, DirectoryStore, GrantFilter, GrantStore, Setback
+from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore
+from service.core.records import GrantFilter, Setback
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
-from tests.contract.databases import RealDatabase, opened, sqlite_url
+from tests.contract.databases import RealDatabase, opened, out_of_reach, sqlite_url
 from tests.contract.samples import (
     ALICE,
     HOUR,
@@ -325,6 +326,7 @@ async def test_processes_that_start_at_once_on_a_new_file_all_migrate_it(
 Use = Callable[[Stores], Awaitable[object]]
 USES: dict[str, Use] = {
     "grants.get": lambda s: s.grants.get(ALICE),
+    "grants.standings": lambda s: s.grants.standings([ALICE]),
     "grants.ensure": lambda s: s.grants.ensure(ALICE),
     "grants.claim": lambda s: claim(s.grants, SECRET),
     "grants.save": lambda s: s.grants.save(ALICE, generation=1, attempt_id=SECRET, tokens=tokens("a2", SECRET), at=T0),
@@ -368,7 +370,7 @@ def test_no_method_of_any_store_is_missing_here() -> None:
 
 @pytest.mark.parametrize("use", USES)
 async def test_a_database_that_cannot_be_reached_is_a_store_unavailable(real: RealDatabase, use: str) -> None:
-    async with opened(real.away_url, real.clock) as away:
+    async with out_of_reach(real.away_url, real.clock) as away:
         with pytest.raises(StoreUnavailable) as failure:
             await USES[use](sql_stores(away, real))
     assert_discreet(failure.value)
@@ -428,7 +430,7 @@ async def test_a_full_disk_is_a_store_unavailable_and_leaves_nothing_half_writte
 
 async def test_a_database_that_returns_is_used_again(real: RealDatabase, tmp_path: Path, migrated: Path) -> None:
     folder, content = tmp_path / "mounted later", migrated.read_bytes()  # noqa: ASYNC240 - a small file
-    async with opened(sqlite_url(folder / "broker.db"), real.clock) as database:
+    async with out_of_reach(sqlite_url(folder / "broker.db"), real.clock) as database:
         grants = SqlGrantStore(database)
         with pytest.raises(StoreUnavailable):
             await grants.ensure(ALICE)
@@ -443,7 +445,7 @@ def overwrite(file: Path, content: bytes) -> None:
 
 async def test_the_clock_can_be_asked_if_the_database_answers(real: RealDatabase, database: Database) -> None:
     assert await database.ask_clock() == real.clock.now()
-    async with opened(real.away_url, real.clock) as away:
+    async with out_of_reach(real.away_url, real.clock) as away:
         with pytest.raises(StoreUnavailable):
             await away.ask_clock()
 

@@ -12,7 +12,8 @@ from service.adapters.redis_cache import RedisTokenCache
 from service.core.clock import SystemClock
 from service.core.health import Readiness
 from service.core.model import GrantId
-from service.core.ports import CachedToken, TokenCache
+from service.core.ports import TokenCache
+from service.core.records import CachedToken
 from tests.support.memory_ports import MemoryTokenCache
 from tests.support.servers import Server, redis_server
 

@@ -28,13 +28,13 @@ async def _two_brokers(folder: Path, versature: Versature, **overrides: str) -> 
         yield await asyncio.gather(*starting)
 
 
-async def _import_expired(versature: Versature, broker: Broker, *users: str) -> None:
-    """Make *users* known to the broker, with access tokens that have ended."""
+async def _import(versature: Versature, broker: Broker, *users: str, expires_in: int | None = None) -> None:
+    """Make *users* known to the broker, with access tokens of that life or none at all."""
     for minted in await versature.mint(*users):
-        tokens = {"refresh_token": minted["refresh_token"], "access_token": minted["access_token"], "expires_in": 1}
+        access = {} if expires_in is None else {"access_token": minted["access_token"], "expires_in": expires_in}
+        tokens = {"refresh_token": minted["refresh_token"], **access}
         taken = await broker.client.put(f"/grants/{minted['user']}", json=tokens)
         assert taken.status_code == 201, taken.text
-    await asyncio.sleep(1)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -78,8 +78,7 @@ async def test_only_working_tokens_for_a_minute_from_two_brokers_though_each_ren
         versature_process(token_lifetime_seconds=LIFE, rotation="strict", refresh_ends_access=True) as versature,
         _two_brokers(tmp_path, versature) as brokers,
     ):
-        [minted] = await versature.mint("alice")
-        await brokers[0].client.put("/grants/alice", json={"refresh_token": minted["refresh_token"]})
+        await _import(versature, brokers[0], "alice")
         seen, time = set[str](), asyncio.get_running_loop().time
         began = time()
         for number in range(round(SECONDS_OF_ASKING / SECONDS_BETWEEN)):
@@ -102,7 +101,8 @@ async def test_300_callers_of_two_brokers_on_one_expired_token_cost_one_upstream
         _two_brokers(tmp_path, versature) as brokers,
         contextlib.AsyncExitStack() as stack,
     ):
-        await _import_expired(versature, brokers[0], "alice")
+        await _import(versature, brokers[0], "alice", expires_in=1)
+        await asyncio.sleep(1)
         await versature.switch(fault="delay", delay_seconds=0.5)
         callers = [
             await stack.enter_async_context(client_of(brokers[number % 2].base_url)) for number in range(CALLERS)
@@ -119,7 +119,7 @@ async def test_a_renewal_is_saved_though_its_caller_hangs_up(tmp_path: Path) -> 
         variables = environment(tmp_path, versature.base_url)
         await furnish(settings_from(variables))
         async with broker_process(variables) as broker:
-            await _import_expired(versature, broker, "alice")
+            await _import(versature, broker, "alice")
             async with client_of(broker.base_url) as caller:
                 asking = asyncio.create_task(caller.get("/tokens/alice"))
                 await _until_redeemed(versature, "alice")
@@ -131,11 +131,11 @@ async def test_a_renewal_is_saved_though_its_caller_hangs_up(tmp_path: Path) -> 
 async def test_sigterm_waits_for_a_renewal_that_nobody_waits_for_any_more_and_its_answer_is_saved(
     tmp_path: Path,
 ) -> None:
-    async with versature_process(rotation="strict", fault="delay", delay_seconds=2) as versature:
+    async with versature_process(rotation="strict", fault="delay", delay_seconds=1.5) as versature:
         variables = environment(tmp_path, versature.base_url, BROKER_WAIT_SECONDS=0.2)
         await furnish(settings_from(variables))
         async with broker_process(variables) as broker:
-            await _import_expired(versature, broker, "alice")
+            await _import(versature, broker, "alice")
             sent_away = await broker.client.get("/tokens/alice")
             assert (sent_away.status_code, sent_away.json()["code"]) == (503, "renewal_in_progress")
             await _until_redeemed(versature, "alice")
@@ -160,7 +160,7 @@ async def test_after_a_kill_in_the_middle_of_redemptions_unrotated_grants_work_a
         )
         await furnish(settings_from(variables))
         async with broker_process(variables) as broker:
-            await _import_expired(versature, broker, "unrotated", "rotated")
+            await _import(versature, broker, "unrotated", "rotated")
             asking = []
             for user, rotation in (("unrotated", "off"), ("rotated", "strict")):
                 await versature.switch(rotation=rotation)
@@ -168,6 +168,7 @@ async def test_after_a_kill_in_the_middle_of_redemptions_unrotated_grants_work_a
                 await _until_redeemed(versature, user)
             assert broker.process is not None
             broker.process.kill()
+            await broker.process.wait()
             for answer in await asyncio.gather(*asking, return_exceptions=True):
                 assert isinstance(answer, httpx.TransportError)
         await versature.switch(fault="none")

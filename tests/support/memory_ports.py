@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from service.core.clock import Clock
 from service.core.errors import KeyUnavailable
 from service.core.model import GrantId, SealedTokens
-from service.core.ports import CachedToken, Place, SealBroken
+from service.core.ports import SealBroken
+from service.core.records import CachedToken, Place
 
 
 class MemoryKeyring:

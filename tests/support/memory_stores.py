@@ -24,7 +24,7 @@ from service.core.model import (
     UpstreamRevocation,
 )
 from service.core.names import matches
-from service.core.ports import ApiKey, AuthorizationRequest, DirectoryRows, Force, GrantFilter, Setback, Standing
+from service.core.records import ApiKey, AuthorizationRequest, DirectoryRows, Force, GrantFilter, Setback, Standing
 
 REMEMBERED_SPENT = 64
 REMEMBERED_IMPORTED = 16
@@ -215,6 +215,8 @@ class MemoryGrantStore(_Store):
         async with self._transaction("import_"):
             row = self.make_row(grant)
             if row.knows(tokens.refresh_digest):
+                if row.digest == tokens.refresh_digest and row.grant.fingerprint != tokens.fingerprint:
+                    return self._change(row, {"fingerprint": tokens.fingerprint}), False
                 return row.grant, False
             imported = ((tokens.refresh_digest,) if tokens.refresh_digest else ()) + row.imported
             row = replace(row, imported=imported[:REMEMBERED_IMPORTED])
@@ -254,8 +256,8 @@ class MemoryGrantStore(_Store):
             row = self._rows.get(grant)
             if row is None:
                 return None
-            revivable = grant.is_company or row.grant.refresh_sealed is not None
-            if not revivable or row.grant.state is not GrantState.REAUTHORIZATION_REQUIRED:
+            dead, held = row.grant.state is GrantState.REAUTHORIZATION_REQUIRED, row.grant.refresh_sealed is not None
+            if row.grant.state is GrantState.CONNECTED or not (grant.is_company or (dead and held)):
                 return row.grant
             return self._change(row, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
 

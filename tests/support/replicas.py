@@ -6,6 +6,7 @@ from datetime import timedelta
 from service.core.authorization import Authorization
 from service.core.breaker import Breaker
 from service.core.broker import Handout, TokenBroker
+from service.core.clock import Clock
 from service.core.directory import Directory
 from service.core.exchange import CodeExchange
 from service.core.local_cache import LocalCache
@@ -102,9 +103,12 @@ class House:
         self.requests = MemoryAuthorizationStore(self.grants)
         self.shared = MemoryTokenCache(self.clock)
 
-    def replica(self, *, settings: Application | None = None, admin_key: str | None = None) -> Replica:
-        """A fresh process; *settings* is the application that its settings define."""
-        clock, policy, grants, server, shared = self.clock, self.policy, self.grants, self.server, self.shared
+    def replica(
+        self, *, settings: Application | None = None, admin_key: str | None = None, clock: Clock | None = None
+    ) -> Replica:
+        """A fresh process; *settings* is the application that its settings define, *clock* its own idea of time."""
+        policy, grants, server, shared = self.policy, self.grants, self.server, self.shared
+        clock = clock or self.clock
         vault, local, escrow = Vault(self.keyring, policy, lambda: self.jitter), LocalCache(), MemoryEscrow()
         breaker = Breaker(clock, policy)
         revoker = Revoker(grants, server, vault, shared, local, clock)

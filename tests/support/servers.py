@@ -55,7 +55,15 @@ class Server:
     def start(self) -> None:
         """Start it again after `kill`."""
         self.process = _spawn(self.command, self.as_user)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return once it answers."""
         _wait_for_port(self.port, self.process)
+        for _ in range(START_SECONDS * 50 if self.url.startswith("postgresql") else 0):
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url.replace("+psycopg", "")):
+                return
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -67,7 +75,7 @@ def redis_server(*options: str) -> Iterator[Server]:
         command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--dir", folder, *options]
         server = Server(command, port, f"redis://{HOST}:{port}/0", None, _spawn(command, None))
         with _stopped_at_the_end(server):
-            _wait_for_port(port, server.process)
+            server.wait()
             yield server
 
 
@@ -95,7 +103,7 @@ def postgres_server() -> Iterator[Server]:
         url = f"postgresql+psycopg://broker@{HOST}:{port}/postgres"
         server = Server(command, port, url, as_user, _spawn(command, as_user))
         with _stopped_at_the_end(server):
-            _wait_for_port(port, server.process)
+            server.wait()
             yield server
 
 

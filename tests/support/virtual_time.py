@@ -62,3 +62,7 @@ class VirtualClock(FakeClock):
 
     def advance(self, duration: timedelta | float) -> None:
         self._loop.elapsed += duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+    def ahead(self, duration: timedelta) -> "VirtualClock":
+        """The clock of a machine whose time is ahead of this one's."""
+        return VirtualClock(self._loop, self._start + duration)

@@ -338,6 +338,7 @@ async def test_return_to_may_lead_anywhere_on_an_allowed_origin(house: House, re
         "https://evil.example\\@crm.example/",
         "https://evil.example\\.crm.example/",
         "https:\\\\crm.example/",
+        "https://crm.example/\\evil.example",
         "https:///crm.example/",
         "https:crm.example",
         "https://crm.example\n.evil.example/",

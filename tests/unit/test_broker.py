@@ -109,6 +109,18 @@ async def test_a_flight_keeps_even_fresh_entries_from_being_served_behind_its_ba
     assert {(await other).token.value for other in others} == {(await renewing).token.value}
 
 
+async def test_a_flight_counts_from_before_its_claim(house: House, replica: Replica) -> None:
+    await house.import_(replica)
+    old = (await replica.ask()).token
+    house.grants.held["claim"] = asyncio.Event()
+    renewing = asyncio.create_task(replica.reject(old.value))
+    await asyncio.sleep(1)
+    asking = asyncio.create_task(replica.ask())
+    await asyncio.sleep(0.5)
+    house.grants.held["claim"].set()
+    assert (await asking).token == (await renewing).token
+
+
 async def test_without_a_valid_token_a_caller_waits_as_long_as_it_may_and_is_told(
     house: House, replica: Replica
 ) -> None:

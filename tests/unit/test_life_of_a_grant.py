@@ -23,7 +23,7 @@ from service.core.broker import Handout
 from service.core.errors import BrokerError, ReauthorizationRequired
 from service.core.lifetimes import is_usable
 from service.core.model import Grant, GrantState, TokenAnswer
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 from service.core.upstream import Ambiguous, ClientRefused, NotSent, OtherRefusal, RateLimited, RefusedWithoutCode
 from service.core.vault import Vault
 from tests.support.fake_server import Call, Lost, Rotation, Silence
@@ -36,7 +36,7 @@ CACHE_TIME = timedelta(seconds=5)
 LIFE = timedelta(seconds=100)
 
 either = st.sampled_from([0, 1])
-spells = st.sampled_from([0.05, 2.0, 20.0, 61.0, 85.0, 100.0, 400.0])
+spells = st.sampled_from([0.05, 2.0, 20.0, 61.0, 85.0, 94.0, 100.0, 400.0])
 faults = st.sampled_from(
     [
         NotSent("x"),
@@ -109,7 +109,11 @@ class LifeOfAGrant(RuleBasedStateMachine):
     @rule(seconds=spells, who=either)
     def ask(self, seconds: float, who: int) -> None:
         self.run(asyncio.sleep(seconds))
+        ended = self.row is not None and self.row.state is not GrantState.CONNECTED
+        quiet = not self.silences and not self.asking
+        before = len(self.house.server.calls)
         self.run(self.judge(self.replicas[who].ask(ALICE, REVOCABLE)))
+        assert not (ended and quiet) or len(self.house.server.calls) == before, "a dead grant cost a request"
 
     @rule(seconds=spells)
     def ask_everywhere_at_once(self, seconds: float) -> None:
@@ -218,14 +222,15 @@ class LifeOfAGrant(RuleBasedStateMachine):
         """Whatever it was doing it never ends."""
         self.replicas[who] = self.house.replica()
 
-    @rule(who=either, seconds=st.sampled_from([0.2, 2.0, 20.0]))
-    def the_database_goes_away_for_a_while(self, who: int, seconds: float) -> None:
+    @rule(who=either, before=spells, steps=st.integers(0, 12), seconds=st.sampled_from([0.05, 2.0, 20.0]))
+    def the_database_goes_away_for_a_while(self, who: int, before: float, steps: int, seconds: float) -> None:
         """In the midst of whatever comes; for less than a lease, since no escrow helps the others yet."""
 
         async def outage() -> None:
+            await asyncio.sleep(before)
             asking = asyncio.create_task(self.judge(self.replicas[who].ask(ALICE, REVOCABLE)))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            for _ in range(steps):
+                await asyncio.sleep(0)
             self.house.grants.away = True
             for _ in range(2):
                 await asyncio.sleep(seconds / 2)
@@ -233,6 +238,21 @@ class LifeOfAGrant(RuleBasedStateMachine):
             self.house.grants.away = False
             await asyncio.sleep(0.5)
             await asking
+
+        self.run(outage())
+
+    @precondition(lambda self: not self.silences)
+    @rule(who=either, spells=st.lists(spells, min_size=1, max_size=4))
+    def the_database_takes_no_answers_for_long(self, who: int, spells: list[float]) -> None:
+        """As when its disk is full. Nobody but the process that holds the answer is asked, for the same reason."""
+
+        async def outage() -> None:
+            self.house.grants.away_for = {"save"}
+            for seconds in spells:
+                await asyncio.sleep(seconds)
+                await self.judge(self.replicas[who].ask(ALICE, REVOCABLE))
+            self.house.grants.away_for = set()
+            await asyncio.sleep(0.5)
 
         self.run(outage())
 
@@ -299,7 +319,7 @@ def _may_have_spent(call: Call) -> bool:
 
 TestLifeOfAGrant = LifeOfAGrant.TestCase
 TestLifeOfAGrant.settings = settings(
-    max_examples=300,
+    max_examples=150,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,

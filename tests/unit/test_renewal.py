@@ -70,6 +70,23 @@ async def test_the_loser_of_a_claim_waits_for_the_winners_token_and_asks_nobody(
     await asyncio.sleep(5)
     silence.release()
     assert (await lost).token == (await won).token
+    assert (house.server.count("refresh"), house.grants.calls["claim"]) == (1, 1)
+
+
+async def test_whoever_waits_for_a_renewal_that_finds_the_grant_dead_hears_it_at_once(house: House) -> None:
+    winner, loser = house.replica(), house.replica()
+    house.server.end(await house.import_(winner))
+    await asyncio.sleep(3600)
+    silence = house.server.fall_silent()
+    waiting = [asyncio.create_task(replica.ask()) for replica in (winner, loser)]
+    await silence.arrived.wait()
+    await asyncio.sleep(5)
+    silence.release()
+    released_at = house.clock.monotonic()
+    for asking in waiting:
+        with pytest.raises(ReauthorizationRequired):
+            await asking
+    assert house.clock.monotonic() - released_at < 1
     assert house.server.count("refresh") == 1
 
 
@@ -152,6 +169,20 @@ async def test_nobody_redeems_over_an_unfinished_attempt_before_its_takeover(hou
     assert second.token == first.token
     assert timedelta(0) < second.at - claim.lease_until - timedelta(seconds=30) < timedelta(seconds=1)
     assert handout.token.generation == 2
+
+
+async def test_a_process_whose_clock_is_ahead_takes_nothing_over_early(house: House) -> None:
+    """The clock of the database decides."""
+    dead, hasty = house.replica(), house.replica(clock=house.clock.ahead(timedelta(seconds=50)))
+    await expire(house, dead)
+    house.server.acts_late = True
+    await abandon(house, dead)
+    await asyncio.sleep(15)
+    with pytest.raises(RenewalInProgress):
+        await hasty.ask()
+    assert house.server.count("refresh") == 1
+    await asyncio.sleep(31)
+    assert (await hasty.ask()).token.generation == 2
 
 
 async def test_an_attempt_without_an_answer_is_an_unfinished_one_too(house: House, replica: Replica) -> None:

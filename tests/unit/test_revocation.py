@@ -7,7 +7,7 @@ import pytest
 
 from service.core.errors import GrantNotFound, ReauthorizationRequired, StoreUnavailable
 from service.core.model import GrantState, Reason, UpstreamRevocation
-from service.core.ports import CachedToken
+from service.core.records import CachedToken
 from service.core.upstream import NotSent
 from tests.support.replicas import ALICE, REVOCABLE, VERSATURE, House, Replica
 

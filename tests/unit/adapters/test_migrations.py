@@ -13,7 +13,7 @@ from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType
-from tests.contract.databases import opened, sqlite_url
+from tests.contract.databases import opened, out_of_reach, sqlite_url
 from tests.contract.samples import ALICE, T0, application, caller, key, request, tokens
 from tests.support.clock import FakeClock
 
@@ -139,7 +139,7 @@ Ask = Callable[[Database], Awaitable[object]]
 
 @pytest.mark.parametrize("ask", [migrate, schema_is_current])
 async def test_a_database_that_is_away_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
-    async with opened(sqlite_url(tmp_path / "missing" / "broker.db"), FakeClock()) as away:
+    async with out_of_reach(sqlite_url(tmp_path / "missing" / "broker.db"), FakeClock()) as away:
         with pytest.raises(StoreUnavailable):
             await ask(away)
 
