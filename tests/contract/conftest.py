@@ -45,9 +45,9 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=REAL)
-def real(clock: FakeClock, migrated: Path, tmp_path: Path) -> RealDatabase:
+def real(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> RealDatabase:
     """A real database, one of each kind."""
-    return sqlite_copy(migrated, tmp_path, clock)
+    return real_database(request, clock, tmp_path)
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ async def database(real: RealDatabase) -> AsyncIterator[Database]:
         yield opened
 
 
+<<<<<<< HEAD
 @pytest.fixture(scope="session")
 def postgres_url(postgres: Server) -> str:
     return new_database(postgres, "contract")
@@ -65,17 +66,34 @@ def postgres_url(postgres: Server) -> str:
 async def stores(
     request: pytest.FixtureRequest, clock: FakeClock, migrated: Path, tmp_path: Path
 ) -> AsyncIterator[Stores]:
+=======
+@pytest.fixture(params=["memory", *REAL])
+async def stores(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> AsyncIterator[Stores]:
+>>>>>>> main
     """The stores that must all behave alike."""
     if request.param == "memory":
         yield memory_stores(clock)
         return
+<<<<<<< HEAD
     if request.param == "postgresql":
         async with postgres_tables(request.getfixturevalue("postgres_url"), clock) as database:
             yield sql_stores(database, RealDatabase("", "", clock))
         return
     real = sqlite_copy(migrated, tmp_path, clock)
+=======
+    real = real_database(request, clock, tmp_path)
+>>>>>>> main
     async with real.opened() as opened:
         yield sql_stores(opened, real)
+
+
+def real_database(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> RealDatabase:
+    """A new database of the kind that the fixture's parameter names."""
+    match request.param:
+        case "sqlite":
+            return sqlite_copy(request.getfixturevalue("migrated"), tmp_path, clock)
+        case unknown:
+            raise LookupError(unknown)
 
 
 def memory_stores(clock: FakeClock) -> Stores:

@@ -249,6 +249,10 @@ async def sqlite(file: Path, clock: FakeClock) -> AsyncIterator[Database]:
         yield database
 
 
+def sqlite_stores(database: Database, clock: FakeClock) -> Stores:
+    return sql_stores(database, RealDatabase(database.url, database.url, clock))
+
+
 async def test_a_write_waits_while_another_process_holds_the_lock(sqlite: Database, file: Path) -> None:
     grants = SqlGrantStore(sqlite)
     grant = await connected(grants)
@@ -368,40 +372,38 @@ def test_no_method_of_any_store_is_missing_here() -> None:
     }
 
 
-@pytest.mark.parametrize("use", USES)
-async def test_a_database_that_cannot_be_reached_is_a_store_unavailable(real: RealDatabase, use: str) -> None:
+async def assert_unavailable(stores: Stores) -> None:
+    failures = {name: await failure_of(use(stores)) for name, use in USES.items()}
+    assert {name: type(failure) for name, failure in failures.items()} == dict.fromkeys(USES, StoreUnavailable)
+    for failure in failures.values():
+        assert_discreet(failure)
+
+
+async def failure_of(asked: Awaitable[object]) -> BaseException | None:
+    [outcome] = await asyncio.gather(asked, return_exceptions=True)
+    return outcome if isinstance(outcome, BaseException) else None
+
+
+async def test_a_database_that_cannot_be_reached_is_a_store_unavailable(real: RealDatabase) -> None:
     async with out_of_reach(real.away_url, real.clock) as away:
-        with pytest.raises(StoreUnavailable) as failure:
-            await USES[use](sql_stores(away, real))
-    assert_discreet(failure.value)
+        await assert_unavailable(sql_stores(away, real))
 
 
-@pytest.mark.parametrize("use", USES)
-async def test_a_database_without_our_tables_is_a_store_unavailable(
-    tmp_path: Path, real: RealDatabase, use: str
-) -> None:
-    async with opened(sqlite_url(tmp_path / "empty.db"), real.clock) as empty:
-        with pytest.raises(StoreUnavailable) as failure:
-            await USES[use](sql_stores(empty, real))
-    assert_discreet(failure.value)
+async def test_a_file_without_our_tables_is_a_store_unavailable(tmp_path: Path, clock: FakeClock) -> None:
+    async with opened(sqlite_url(tmp_path / "empty.db"), clock) as empty:
+        await assert_unavailable(sqlite_stores(empty, clock))
 
 
-@pytest.mark.parametrize("use", USES)
-async def test_a_file_that_is_no_database_is_a_store_unavailable(file: Path, real: RealDatabase, use: str) -> None:
+async def test_a_file_that_is_no_database_is_a_store_unavailable(file: Path, clock: FakeClock) -> None:
     overwrite(file, b"no database at all " * 1000)
-    async with opened(sqlite_url(file), real.clock) as corrupt:
-        with pytest.raises(StoreUnavailable) as failure:
-            await USES[use](sql_stores(corrupt, real))
-    assert_discreet(failure.value)
+    async with opened(sqlite_url(file), clock) as corrupt:
+        await assert_unavailable(sqlite_stores(corrupt, clock))
 
 
-@pytest.mark.parametrize("use", USES)
-async def test_a_damaged_table_is_a_store_unavailable(file: Path, real: RealDatabase, use: str) -> None:
+async def test_a_damaged_table_is_a_store_unavailable(file: Path, clock: FakeClock) -> None:
     damage_all_tables(file)
-    async with opened(sqlite_url(file), real.clock) as corrupt:
-        with pytest.raises(StoreUnavailable) as failure:
-            await USES[use](sql_stores(corrupt, real))
-    assert_discreet(failure.value)
+    async with opened(sqlite_url(file), clock) as corrupt:
+        await assert_unavailable(sqlite_stores(corrupt, clock))
 
 
 def damage_all_tables(file: Path) -> None:
@@ -416,10 +418,10 @@ def damage_all_tables(file: Path) -> None:
 
 
 async def test_a_full_disk_is_a_store_unavailable_and_leaves_nothing_half_written(
-    sqlite: Database, real: RealDatabase
+    sqlite: Database, clock: FakeClock
 ) -> None:
     at_connect(sqlite, "PRAGMA max_page_count=1")  # SQLite keeps what there is: no page more
-    stores = sql_stores(sqlite, real)
+    stores = sqlite_stores(sqlite, clock)
     grant = await connected(stores.grants)
     with pytest.raises(StoreUnavailable) as failure:
         await stores.grants.connect(ALICE, tokens("x" * 500_000, SECRET), at=T0, attempt_id="too long")
@@ -428,9 +430,9 @@ async def test_a_full_disk_is_a_store_unavailable_and_leaves_nothing_half_writte
     assert await claim(stores.grants, "afterwards")
 
 
-async def test_a_database_that_returns_is_used_again(real: RealDatabase, tmp_path: Path, migrated: Path) -> None:
+async def test_a_database_that_returns_is_used_again(clock: FakeClock, tmp_path: Path, migrated: Path) -> None:
     folder, content = tmp_path / "mounted later", migrated.read_bytes()  # noqa: ASYNC240 - a small file
-    async with out_of_reach(sqlite_url(folder / "broker.db"), real.clock) as database:
+    async with out_of_reach(sqlite_url(folder / "broker.db"), clock) as database:
         grants = SqlGrantStore(database)
         with pytest.raises(StoreUnavailable):
             await grants.ensure(ALICE)
@@ -464,7 +466,7 @@ async def test_our_own_mistakes_are_not_called_a_database_that_is_away(database:
     assert_discreet(failure.value)
 
 
-def assert_discreet(failure: BaseException) -> None:
+def assert_discreet(failure: BaseException | None) -> None:
     """No message in the whole chain of causes holds a parameter."""
     told = "".join(str(cause) + "".join(traceback.format_exception_only(cause)) for cause in chain(failure))
     for parameter in (SECRET, digest(SECRET), key("k", "crm").digest.hex(), "alice"):

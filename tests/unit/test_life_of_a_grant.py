@@ -11,6 +11,7 @@ What must hold however the story goes:
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ faults = st.sampled_from(
 class LifeOfAGrant(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        logging.disable()
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         loop = self.runner.get_loop()
         assert isinstance(loop, VirtualLoop)
@@ -242,7 +244,7 @@ class LifeOfAGrant(RuleBasedStateMachine):
         self.run(outage())
 
     @precondition(lambda self: not self.silences)
-    @rule(who=either, spells=st.lists(spells, min_size=1, max_size=4))
+    @rule(who=either, spells=st.lists(st.sampled_from([2.0, 61.0, 94.0, 100.0]), min_size=1, max_size=3))
     def the_database_takes_no_answers_for_long(self, who: int, spells: list[float]) -> None:
         """As when its disk is full. Nobody but the process that holds the answer is asked, for the same reason."""
 
@@ -292,6 +294,7 @@ class LifeOfAGrant(RuleBasedStateMachine):
             self.run(self.when_all_is_well_again())
         finally:
             self.runner.close()
+            logging.disable(logging.NOTSET)
 
     async def when_all_is_well_again(self) -> None:
         """Every pause is over, every token has ended, every wait is behind."""
@@ -319,7 +322,7 @@ def _may_have_spent(call: Call) -> bool:
 
 TestLifeOfAGrant = LifeOfAGrant.TestCase
 TestLifeOfAGrant.settings = settings(
-    max_examples=150,
+    max_examples=250,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,

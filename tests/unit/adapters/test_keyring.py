@@ -211,6 +211,13 @@ def test_another_version_of_the_format_is_a_broken_seal(keyring: AesKeyring, ver
         keyring.open(bytes([version]) + keyring.seal("secret", PLACE)[1:], PLACE)
 
 
+def test_another_version_is_no_business_of_an_unknown_key() -> None:
+    keyring = AesKeyring([OLD])
+    with pytest.raises(SealBroken):
+        keyring.open(b"\x02" + AesKeyring([NEW]).seal("secret", PLACE)[1:], PLACE)
+    assert keyring.missing == set()
+
+
 # Nothing is told
 
 
