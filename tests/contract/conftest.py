@@ -56,33 +56,22 @@ async def database(real: RealDatabase) -> AsyncIterator[Database]:
         yield opened
 
 
-<<<<<<< HEAD
 @pytest.fixture(scope="session")
 def postgres_url(postgres: Server) -> str:
     return new_database(postgres, "contract")
 
 
 @pytest.fixture(params=["memory", *REAL, "postgresql"])
-async def stores(
-    request: pytest.FixtureRequest, clock: FakeClock, migrated: Path, tmp_path: Path
-) -> AsyncIterator[Stores]:
-=======
-@pytest.fixture(params=["memory", *REAL])
 async def stores(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> AsyncIterator[Stores]:
->>>>>>> main
     """The stores that must all behave alike."""
     if request.param == "memory":
         yield memory_stores(clock)
         return
-<<<<<<< HEAD
     if request.param == "postgresql":
         async with postgres_tables(request.getfixturevalue("postgres_url"), clock) as database:
             yield sql_stores(database, RealDatabase("", "", clock))
         return
-    real = sqlite_copy(migrated, tmp_path, clock)
-=======
     real = real_database(request, clock, tmp_path)
->>>>>>> main
     async with real.opened() as opened:
         yield sql_stores(opened, real)
 
