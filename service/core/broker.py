@@ -99,7 +99,8 @@ class TokenBroker:
             return Handout(entry.token, Source.LOCAL)
         token, source = (entry.token, Source.LOCAL) if entry else (await self._shared_token(grant_id), Source.REDIS)
         try:
-            if token is not None and await self._is_confirmed(grant_id, token, min_ttl):
+            worth_asking = source is Source.REDIS or self._policy.local_cache > timedelta(0)
+            if token is not None and worth_asking and await self._is_confirmed(grant_id, token, min_ttl):
                 return Handout(token, source)
             asked_at, grant = self._clock.now(), await self._read(grant_id)
         except StoreUnavailable:

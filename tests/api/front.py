@@ -124,7 +124,7 @@ async def front_in(folder: Path, **settings: str) -> AsyncIterator[Front]:
         containers: list[Container] = []
 
         def keep(found: Settings, metrics: Metrics) -> Container:
-            containers.append(build(found, metrics, clock=clock))
+            containers.append(build(found, metrics, clock=clock, works_alone=False))
             return containers[0]
 
         own = {name: value.replace("{versature}", versature.base_url) for name, value in settings.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.fleet import running_fleet
 from tests.support.servers import Server
 
-TRAFFIC_SECONDS = float(os.environ.get("TRAFFIC_SECONDS", "25"))
+TRAFFIC_SECONDS = float(os.environ.get("TRAFFIC_SECONDS", "20"))
 USERS = 40
 LIFE = 5
 
