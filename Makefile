@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 LOCK_FLAGS ?=
+WORKERS ?= 4
 
 BIN := .venv/bin
 PRODUCT := .venv/.product
@@ -26,11 +27,11 @@ demo: $(PRODUCT)  ## a sandbox Versature and a broker on PORT (8000), until Ctrl
 	@exec $(BIN)/python -m sandbox.demo --port $(PORT)
 
 test: $(DEV)  ## every test that needs neither root nor a browser
-	@$(BIN)/python -m pytest -m "not browser and not crash"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not crash"
 
 test-browser: $(DEV)  ## the connect flow in a real Chromium
 	@command -v chromium >/dev/null \
-		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 		|| { echo "make test-browser needs chromium on PATH: install your system's package (Debian: apt-get install chromium)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -m browser tests/e2e
 

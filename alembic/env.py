@@ -4,7 +4,7 @@ import asyncio
 import os
 
 from alembic import context
-from sqlalchemy import Connection, pool
+from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service.adapters import tables
@@ -22,7 +22,16 @@ def migrate(connection: Connection) -> None:
         compare_type=True,
     )
     with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            _behave_in_postgresql(connection)
         context.run_migrations()
+
+
+def _behave_in_postgresql(connection: Connection) -> None:
+    """One migration at a time; as long as it needs, but never in the way of others for long."""
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('token-broker migrations'))"))
 
 
 async def migrate_development_database() -> None:

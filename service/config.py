@@ -87,6 +87,7 @@ class Settings(BaseSettings):
 
     broker_database_url: SecretStr = SecretStr("sqlite+aiosqlite:///token-broker.db")
     broker_database_pool_size: Annotated[int, Field(ge=1, le=1000)] = 10
+    broker_redis_url: SecretStr | None = None
     broker_encryption_keys: Annotated[Keys, Field(repr=False)]
     broker_host: str = "127.0.0.1"
     broker_port: Annotated[int, Field(ge=1, le=65_535)] = 8000
@@ -125,8 +126,15 @@ class Settings(BaseSettings):
     @field_validator("broker_database_url")
     @classmethod
     def _known_database(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith("sqlite+aiosqlite:///"):
-            raise ValueError("this version stores in sqlite+aiosqlite:///… only")
+        if not url.get_secret_value().startswith(("sqlite+aiosqlite:///", "postgresql+psycopg://")):
+            raise ValueError("must be sqlite+aiosqlite:///… or postgresql+psycopg://…")
+        return url
+
+    @field_validator("broker_redis_url")
+    @classmethod
+    def _redis_form(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
 
     @field_validator("broker_admin_key")

@@ -1,16 +1,20 @@
 """Makes every long-lived object, starts and closes them in order."""
 
+import asyncio
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
 from service.adapters.keyring import AesKeyring
+from service.adapters.redis_cache import RedisTokenCache
 from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import migrate, schema_is_current
+from service.adapters.sql_health import DatabaseHealth
+from service.adapters.sql_migrations import migrate
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoEscrow, NoTokenCache
@@ -22,14 +26,17 @@ from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.errors import StoreUnavailable
 from service.core.exchange import CodeExchange
-from service.core.health import Health, PartHealth, Readiness
+from service.core.health import Health
 from service.core.local_cache import LocalCache
-from service.core.ports import GrantStore
+from service.core.policy import Policy
+from service.core.ports import GrantStore, TokenCache
 from service.core.redemption import Redeemer
 from service.core.renewal import Renewer
+from service.core.revalidation import Confirmer, Revalidator
 from service.core.revocation import Revoker
 from service.core.saving import Saver
 from service.core.services import Services
+from service.core.skew import ClockSkew
 from service.core.vault import Vault
 from service.telemetry import Metrics
 
@@ -39,38 +46,64 @@ EXCHANGES_AT_ONCE = 10
 """Connections kept for logins and revocations while renewals use all of theirs."""
 
 
-@dataclass(frozen=True, slots=True)
+class Closable(Protocol):
+    """Something that holds connections."""
+
+    async def close(self) -> None: ...
+
+
+class Drainable(Protocol):
+    """Something that has work under way."""
+
+    async def drain(self, timeout: timedelta) -> int:
+        """Wait for it, at most *timeout*; returns how much is left."""
+        ...
+
+
+@dataclass(slots=True)
 class Container:
-    """Everything that lives as long as the process."""
+    """Everything that lives as long as the process. *works_alone* False leaves periodic work to whoever asks for it."""
 
     database: Database
     administration: Administration
     services: Services
-    _server: VersatureServer
-    _renewer: Renewer
-    _exchange: CodeExchange
-    _saver: Saver
-    _drain: timedelta
+    revalidator: Revalidator
+    _drains: tuple[Drainable, ...]
+    _closes: tuple[Closable, ...]
+    _drain_within: timedelta
+    _works_alone: bool
+    _background: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
         """Bring SQLite's schema up to date and read the callers; a database that is away may come later."""
         try:
-            await migrate(self.database)
+            if self.database.is_sqlite:
+                await migrate(self.database)
             await self.services.directory.check()
         except StoreUnavailable:
             log.warning("the database cannot be asked yet; starting without it")
+        if self._works_alone:
+            self._background.append(asyncio.create_task(self.revalidator.run()))
 
     async def close(self) -> None:
         """Let flights land and answers reach the database, then close in reverse order."""
-        for part in (self._exchange, self._renewer, self._saver):
-            if left := await part.drain(self._drain):
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for part in self._drains:
+            if left := await part.drain(self._drain_within):
                 log.error("closing with unfinished work", extra={"part": type(part).__name__, "count": left})
-        await self._server.close()
-        await self.database.close()
+        for connected in self._closes:
+            await connected.close()
 
 
 def build(
-    settings: Settings, metrics: Metrics, *, clock: Clock | None = None, grants: GrantStore | None = None
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    clock: Clock | None = None,
+    grants: GrantStore | None = None,
+    works_alone: bool = True,
 ) -> Container:
     """Make everything from *settings*; tests replace parts. Nothing here talks to the network or the disk.
 
@@ -78,50 +111,79 @@ def build(
         InvalidRequest: the settings describe an impossible application.
     """
     clock, policy, jitter = clock or SystemClock(), settings.policy, random.random
-    keyring = AesKeyring(settings.broker_encryption_keys)
+    keyring, skew, health = AesKeyring(settings.broker_encryption_keys), ClockSkew(), Health(clock)
     vault = Vault(keyring, policy, jitter)
     database = Database(
         settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
     )
-    rows = SqlDirectoryStore(database)
-    requests = SqlAuthorizationStore(database)
-    grants = grants or SqlGrantStore(database)
-    shared, escrow, local = NoTokenCache(), NoEscrow(), LocalCache()
-    server = VersatureServer(
+    rows, requests = SqlDirectoryStore(database), SqlAuthorizationStore(database)
+    grants, local = grants or SqlGrantStore(database), LocalCache()
+    redis = _redis(settings, clock, metrics)
+    shared: TokenCache = redis or NoTokenCache()
+    server = _server(policy, clock, metrics)
+    breaker = Breaker(clock, policy)
+    revoker = Revoker(grants, server, vault, shared, local, clock)
+    saver = Saver(grants, vault, NoEscrow(), shared, local, revoker, clock, policy)
+    redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, jitter)
+    renewer = Renewer(grants, redeemer, vault, shared, breaker, skew, clock, policy, jitter)
+    exchange = CodeExchange(grants, requests, server, vault, keyring, local, clock, policy)
+    directory = _directory(settings, rows, vault, clock)
+    confirmer = Confirmer(grants, clock)
+    services = Services(
+        broker=TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy),
+        directory=directory,
+        authorization=_authorization(settings, requests, directory, exchange, keyring, clock),
+        grants=grants,
+        health=health,
+        clock=clock,
+        public_url=settings.public_url,
+    )
+    _watch(health, metrics, database, DatabaseHealth(database, skew, clock), directory, keyring, redis, skew)
+    return Container(
+        database=database,
+        administration=Administration(rows, vault, reserved=[DEFAULT_APPLICATION]),
+        services=services,
+        revalidator=Revalidator(grants, directory, local, clock, policy),
+        _drains=(exchange, renewer, saver),
+        _closes=(server, redis, database) if redis else (server, database),
+        _drain_within=timedelta(seconds=settings.broker_drain_seconds),
+        _works_alone=works_alone and policy.local_cache > timedelta(0),
+    )
+
+
+def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
+    return VersatureServer(
         deadline=policy.upstream_deadline,
         max_connections=policy.renewals_at_once + EXCHANGES_AT_ONCE,
         clock=clock,
         observe=metrics.observe_upstream,
     )
-    breaker = Breaker(clock, policy)
-    revoker = Revoker(grants, server, vault, shared, local, clock)
-    saver = Saver(grants, vault, escrow, shared, local, revoker, clock, policy)
-    redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, jitter)
-    renewer = Renewer(grants, redeemer, vault, breaker, clock, policy, jitter)
-    exchange = CodeExchange(grants, requests, server, vault, keyring, local, clock, policy)
-    directory = _directory(settings, rows, vault, clock)
-    authorization = Authorization(
+
+
+def _redis(settings: Settings, clock: Clock, metrics: Metrics) -> RedisTokenCache | None:
+    if settings.broker_redis_url is None:
+        return None
+    return RedisTokenCache(settings.broker_redis_url.get_secret_value(), clock=clock, observe=metrics.count_redis)
+
+
+def _authorization(
+    settings: Settings,
+    requests: SqlAuthorizationStore,
+    directory: Directory,
+    exchange: CodeExchange,
+    keyring: AesKeyring,
+    clock: Clock,
+) -> Authorization:
+    return Authorization(
         requests,
         directory,
         exchange,
         keyring,
         clock,
-        policy,
+        settings.policy,
         redirect_uri=settings.redirect_uri,
         return_origins=settings.broker_return_origins,
     )
-    services = Services(
-        broker=TokenBroker(grants, renewer, saver, revoker, vault, shared, local, clock, policy),
-        directory=directory,
-        authorization=authorization,
-        grants=grants,
-        health=_health(database, directory, keyring, clock),
-        clock=clock,
-        public_url=settings.public_url,
-    )
-    administration = Administration(rows, vault, reserved=[DEFAULT_APPLICATION])
-    drain = timedelta(seconds=settings.broker_drain_seconds)
-    return Container(database, administration, services, server, renewer, exchange, saver, drain)
 
 
 def _directory(settings: Settings, rows: SqlDirectoryStore, vault: Vault, clock: Clock) -> Directory:
@@ -135,29 +197,23 @@ def _directory(settings: Settings, rows: SqlDirectoryStore, vault: Vault, clock:
     )
 
 
-def _health(database: Database, directory: Directory, keyring: AesKeyring, clock: Clock) -> Health:
-    ready = PartHealth(Readiness.READY)
-
-    async def database_answers() -> PartHealth:
-        try:
-            if await schema_is_current(database):
-                return ready
-        except StoreUnavailable:
-            return PartHealth(Readiness.DEGRADED, "the database cannot be asked; cached tokens still flow")
-        return PartHealth(Readiness.NOT_READY, "the schema is another version's: run token-broker migrate")
-
-    async def callers_are_known() -> PartHealth:
-        if directory.is_loaded:
-            return ready
-        return PartHealth(Readiness.NOT_READY, "the callers have not been read yet")
-
-    async def keys_are_known() -> PartHealth:
-        if not keyring.missing:
-            return ready
-        return PartHealth(Readiness.NOT_READY, "stored secrets need a key that BROKER_ENCRYPTION_KEYS does not hold")
-
-    health = Health(clock)
-    health.register("database", database_answers)
-    health.register("callers", callers_are_known)
-    health.register("keys", keys_are_known)
-    return health
+def _watch(
+    health: Health,
+    metrics: Metrics,
+    database: Database,
+    database_health: DatabaseHealth,
+    directory: Directory,
+    keyring: AesKeyring,
+    redis: RedisTokenCache | None,
+    skew: ClockSkew,
+) -> None:
+    """Let readiness and metrics see every part."""
+    health.register("database", database_health.database)
+    health.register("clock", database_health.clock)
+    health.register("callers", directory.health)
+    health.register("keys", keyring.health)
+    if redis is not None:
+        health.register("redis", redis.health)
+        metrics.redis_bypassed.set_function(lambda: redis.is_bypassed)
+    metrics.database_bypassed.set_function(lambda: database.is_bypassed)
+    metrics.clock_skew.set_function(lambda: skew.last / timedelta(seconds=1))

@@ -37,11 +37,33 @@ class Metrics:
             buckets=LATENCIES,
             registry=self.registry,
         )
+        self.redis = Counter(
+            "token_broker_redis_operations",
+            "Operations on Redis, by outcome: ok, failed, or bypassed while it is in trouble.",
+            ["operation", "outcome"],
+            registry=self.registry,
+        )
+        self.redis_bypassed = Gauge(
+            "token_broker_redis_bypassed", "1 while Redis is not asked because it failed.", registry=self.registry
+        )
+        self.database_bypassed = Gauge(
+            "token_broker_database_bypassed",
+            "1 while the database is not asked because it failed.",
+            registry=self.registry,
+        )
+        self.clock_skew = Gauge(
+            "token_broker_clock_skew_seconds",
+            "The database's clock less this process's, measured at the last claim or readiness check.",
+            registry=self.registry,
+        )
         build = Gauge("token_broker_build_info", "The running version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
 
     def observe_upstream(self, grant_type: str, outcome: str, seconds: float) -> None:
         self.upstream.labels(grant_type, outcome).observe(seconds)
+
+    def count_redis(self, operation: str, outcome: str) -> None:
+        self.redis.labels(operation, outcome).inc()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision: str = "0001"
 down_revision: str | None = None
@@ -15,6 +16,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
+    name = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
     op.create_table(
         "api_keys",
         sa.Column("digest", sa.LargeBinary(), nullable=False),
@@ -83,8 +85,8 @@ def upgrade() -> None:
     op.bulk_insert(directory_version, [{"id": 1, "version": 1}])
     op.create_table(
         "grants",
-        sa.Column("application", sa.Text(), nullable=False),
-        sa.Column("user", sa.Text(), nullable=False),
+        sa.Column("application", name, nullable=False),
+        sa.Column("user", name, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("generation", sa.BigInteger(), nullable=False),
@@ -106,6 +108,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.BigInteger(), nullable=True),
         sa.Column("unfinished_generation", sa.BigInteger(), nullable=True),
         sa.Column("saved_attempt_id", sa.Text(), nullable=True),
+        sa.Column("connected_attempt_id", sa.Text(), nullable=True),
         sa.Column("failures", sa.BigInteger(), nullable=False),
         sa.Column("last_error_code", sa.Text(), nullable=True),
         sa.Column("last_error_at", sa.BigInteger(), nullable=True),

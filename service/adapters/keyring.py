@@ -11,8 +11,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 from service.core.errors import KeyUnavailable
+from service.core.health import READY, PartHealth, Readiness
 from service.core.model import SealingKey
-from service.core.ports import Place, SealBroken
+from service.core.ports import SealBroken
+from service.core.records import Place
 
 _VERSION = 1
 _NONCE_BYTES = 12
@@ -26,6 +28,12 @@ class AesKeyring:
         self._ciphers = {key.id.encode(): AESGCMSIV(key.material) for key in keys}
         self.missing: set[bytes] = set()
         """Ids of keys that stored values needed and that are not here."""
+
+    async def health(self) -> PartHealth:
+        """Not ready from the first value on that needs a key which another replica may have."""
+        if not self.missing:
+            return READY
+        return PartHealth(Readiness.NOT_READY, "stored secrets need a key that BROKER_ENCRYPTION_KEYS does not hold")
 
     def seal(self, secret: str, place: Place) -> bytes:
         header = bytes((_VERSION, len(self._sealing_id))) + self._sealing_id

@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Row, delete, insert, select, update
 
-from service.adapters.sql_database import Database
+from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grants import ensure_row
 from service.adapters.tables import authorization_requests, from_micros, to_micros
 from service.core.model import GrantId
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 
 KEPT_AFTER_EXPIRY = timedelta(days=1)
 _columns = authorization_requests.c
@@ -21,6 +21,7 @@ class SqlAuthorizationStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @guarded
     async def add(self, request: AuthorizationRequest) -> None:
         """Also forgets requests that are long over, so that the table does not grow."""
         row = {
@@ -36,12 +37,14 @@ class SqlAuthorizationStore:
             await connection.execute(delete(authorization_requests).where(over))
             await connection.execute(insert(authorization_requests).values(row))
 
+    @guarded
     async def find(self, ticket_digest: bytes) -> AuthorizationRequest | None:
         statement = select(authorization_requests).where(_columns.ticket_digest == ticket_digest)
         async with self._database.read() as connection:
             row = (await connection.execute(statement)).one_or_none()
         return _request(row) if row is not None else None
 
+    @guarded
     async def start(
         self,
         ticket_digest: bytes,
@@ -64,6 +67,7 @@ class SqlAuthorizationStore:
         async with self._database.write() as connection:
             return (await connection.execute(statement)).rowcount == 1
 
+    @guarded
     async def take(self, state_digest: bytes) -> AuthorizationRequest | None:
         statement = (
             update(authorization_requests)
@@ -76,9 +80,10 @@ class SqlAuthorizationStore:
             if row is None:
                 return None
             request = _request(row)
-            await ensure_row(connection, request.grant)
+            await ensure_row(self._database, connection, request.grant)
             return request
 
+    @guarded
     async def complete(self, ticket_digest: bytes, *, at: datetime) -> None:
         statement = (
             update(authorization_requests)

@@ -1,48 +1,61 @@
-"""One pool of database connections, and the two ways to use it: reads, and writes that are transactions."""
+"""One pool of database connections: reads, writes that are transactions, and a short patience with both."""
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
-from collections.abc import AsyncIterator
-from datetime import timedelta
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import ColumnElement, event, exc, literal, make_url, text
-from sqlalchemy.engine import Connection
+from sqlalchemy import BigInteger, ColumnElement, Table, cast, event, exc, extract, func, literal, make_url, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-from service.adapters.tables import to_micros
+from service.adapters.tables import from_micros, to_micros
+from service.core.bypass import Bypass
 from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 
-BUSY_TIMEOUT = timedelta(seconds=5)
+SQLITE_BUSY_TIMEOUT = timedelta(seconds=5)
+DEADLINE = timedelta(seconds=2)
+"""How long one operation may keep PostgreSQL before it counts as hung, waiting for locks included."""
+
 _WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
+_FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Database:
     """The engine of one process. Every failure of the database itself comes out as `StoreUnavailable`."""
 
     def __init__(self, url: str, *, pool_size: int, clock: Clock) -> None:
-        self.url = url
-        self._clock = clock
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._clock, self._bypass = clock, Bypass(clock, self._answers)
         self._write_turn = asyncio.Lock()
-        self.engine: AsyncEngine = create_async_engine(
-            make_url(url),
-            pool_size=pool_size,
-            max_overflow=0,
-            hide_parameters=True,
-            connect_args={"timeout": BUSY_TIMEOUT.total_seconds()},
-        )
-        event.listen(self.engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(self.engine.sync_engine, "begin", _begin)
+        self._slots = asyncio.Semaphore(pool_size)
+        self._abandoned: set[asyncio.Task[Any]] = set()
+        self.engine: AsyncEngine = _sqlite(parsed, pool_size) if self.is_sqlite else _postgresql(parsed, pool_size)
+
+    @property
+    def is_bypassed(self) -> bool:
+        """Whether it failed and is left alone, but for a probe."""
+        return self._bypass.is_down
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection on which every statement sees what is committed when it runs."""
         with _translated():
             async with self.engine.connect() as connection:
+                if not self.is_sqlite:
+                    # SQLite's connections never begin by themselves (see below), and must not be told to again.
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
     @contextlib.asynccontextmanager
@@ -51,39 +64,154 @@ class Database:
 
         SQLite lets one write at a time and makes the others poll, so those of this process queue here instead.
         """
+        turn = self._write_turn if self.is_sqlite else contextlib.nullcontext()
         with _translated():
-            async with self._write_turn, self.engine.connect() as connection:
+            async with turn, self.engine.connect() as connection:
                 await connection.execution_options(broker_writes=True)
                 async with connection.begin():
                     yield connection
 
-    def now(self) -> ColumnElement[int]:
-        """The present instant in microseconds, by the clock that decides leases: on one machine, its own."""
-        return literal(to_micros(self._clock.now()))
+    async def guard(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do *operation* within the deadline; a database that broke it is left alone until a probe succeeds.
 
-    async def ping(self) -> None:
-        """Ask for nothing.
+        Waiting for one of our own connections does not count. A hung server also hangs the driver's own cancelling,
+        so an operation that is too slow is left behind and not waited for. SQLite is a file: its own busy timeout
+        bounds it.
+
+        Raises:
+            StoreUnavailable: at once while the database is left alone.
+        """
+        if self.is_sqlite:
+            return await operation()
+        async with self._slots:
+            if self._bypass.is_down:
+                raise StoreUnavailable
+            return await self._within_deadline(operation)
+
+    async def _within_deadline(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        task = asyncio.create_task(operation())
+        try:
+            done, _ = await asyncio.wait({task}, timeout=DEADLINE.total_seconds())
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+        if not done:
+            self._abandon(task)
+            self._bypass.failed()
+            raise StoreUnavailable
+        try:
+            return task.result()
+        except StoreUnavailable:
+            self._bypass.failed()
+            raise
+
+    async def _answers(self) -> bool:
+        try:
+            await self._within_deadline(self.ask_clock)
+        except StoreUnavailable:
+            return False
+        return True
+
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        task.cancel()
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # marks it as seen: nobody waits for it any more
+
+    def now(self) -> ColumnElement[int]:
+        """The present instant in microseconds, by the clock that decides leases.
+
+        PostgreSQL's own, and the moving one: `now()` would be the statement's start even after it waited for a lock.
+        SQLite is one machine, whose clock is this process's.
+        """
+        if self.is_sqlite:
+            return literal(to_micros(self._clock.now()))
+        return cast(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT of this database's dialect, for `ON CONFLICT`."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    async def ask_clock(self) -> datetime:
+        """The instant that the database has; asked even while the database is left alone.
 
         Raises:
             StoreUnavailable: the database does not answer.
         """
         async with self.read() as connection:
-            await connection.execute(text("SELECT 1"))
+            return from_micros(int((await connection.execute(select(self.now()))).scalar_one()))
 
     async def close(self) -> None:
+        await self._bypass.close()
         await self.engine.dispose()
 
 
+class UsesDatabase(Protocol):
+    """A store over one database."""
+
+    _database: Database
+
+
+S = TypeVar("S", bound=UsesDatabase)
+
+
+def guarded(
+    method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Let a store's method run under `Database.guard`."""
+
+    @functools.wraps(method)
+    async def call(store: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await store._database.guard(lambda: method(store, *args, **kwargs))
+
+    return call
+
+
+def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()},
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgresql(url: URL, pool_size: int) -> AsyncEngine:
+    """READ COMMITTED by name; the server gives up as early as we do, and a vanished host is noticed."""
+    deadline = int(DEADLINE.total_seconds() * 1000)
+    options = f"-c statement_timeout={deadline} -c lock_timeout={deadline} -c idle_in_transaction_session_timeout=10000"
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=DEADLINE.total_seconds(),
+        pool_recycle=1800,
+        isolation_level="READ COMMITTED",
+        hide_parameters=True,
+        connect_args={"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 30, "options": options},
+    )
+
+
 @contextlib.contextmanager
-def _translated() -> Any:
+def _translated() -> Iterator[None]:
     try:
         yield
     except _UNAVAILABLE:
         raise StoreUnavailable from None
-    except exc.DatabaseError as failure:
-        if type(failure) is not exc.DatabaseError:
-            raise  # a mistake of ours
-        raise StoreUnavailable from None  # the file is no database, or a damaged one
+    except exc.DBAPIError as failure:
+        foreign_schema = getattr(failure.orig, "sqlstate", None) in _FOREIGN_SCHEMA
+        damaged_file = type(failure) is exc.DatabaseError
+        if failure.connection_invalidated or foreign_schema or damaged_file:
+            raise StoreUnavailable from None
+        raise
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -98,7 +226,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _switch_to_wal(cursor: Any) -> None:
     """Brokers that start at once on a new file meet here, and SQLite waits for every lock but this one."""
-    for tries_left in reversed(range(BUSY_TIMEOUT // _WAL_PAUSE)):
+    for tries_left in reversed(range(SQLITE_BUSY_TIMEOUT // _WAL_PAUSE)):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             break
@@ -108,7 +236,7 @@ def _switch_to_wal(cursor: Any) -> None:
         await_only(asyncio.sleep(_WAL_PAUSE.total_seconds()))
 
 
-def _begin(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     """A write takes the lock at once: a deferred one that read first would fail where it should wait."""
     if connection.get_execution_options().get("broker_writes"):
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.adapters.sql_database import Database
+from service.adapters.sql_database import Database, guarded
 from service.adapters.tables import (
     api_keys,
     applications,
@@ -19,7 +18,7 @@ from service.adapters.tables import (
     to_micros,
 )
 from service.core.model import Application, Caller, GrantType, Scope
-from service.core.ports import ApiKey, DirectoryRows
+from service.core.records import ApiKey, DirectoryRows
 
 
 class SqlDirectoryStore:
@@ -28,10 +27,12 @@ class SqlDirectoryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @guarded
     async def version(self) -> int:
         async with self._database.read() as connection:
             return await _version(connection)
 
+    @guarded
     async def load(self) -> DirectoryRows:
         """The version is read first: a change that comes between is then read again, never missed."""
         async with self._database.read() as connection:
@@ -48,6 +49,7 @@ class SqlDirectoryStore:
                 defaults={GrantType(row.grant_type): row.application for row in defaults},
             )
 
+    @guarded
     async def add_application(self, application: Application) -> bool:
         last = select(func.coalesce(func.max(applications.c.position), 0) + 1).scalar_subquery()
         row = {
@@ -65,6 +67,7 @@ class SqlDirectoryStore:
         }
         return await self._add(insert(applications).values(row))
 
+    @guarded
     async def remove_application(self, name: str) -> bool:
         async with self._database.write() as connection:
             await connection.execute(delete(default_applications).where(default_applications.c.application == name))
@@ -72,13 +75,15 @@ class SqlDirectoryStore:
             await _move_version(connection)
             return removed.rowcount == 1
 
+    @guarded
     async def set_default(self, grant_type: GrantType, name: str) -> None:
-        chosen = upsert(default_applications).values(grant_type=grant_type, application=name)
+        chosen = self._database.insert(default_applications).values(grant_type=grant_type, application=name)
         chosen = chosen.on_conflict_do_update(index_elements=["grant_type"], set_={"application": name})
         async with self._database.write() as connection:
             await connection.execute(chosen)
             await _move_version(connection)
 
+    @guarded
     async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
         row = {
             "name": caller.name,
@@ -88,6 +93,7 @@ class SqlDirectoryStore:
         }
         return await self._add(insert(callers).values(row), insert(api_keys).values(_key_row(key)))
 
+    @guarded
     async def remove_caller(self, name: str) -> bool:
         async with self._database.write() as connection:
             await connection.execute(delete(api_keys).where(api_keys.c.caller == name))
@@ -95,6 +101,7 @@ class SqlDirectoryStore:
             await _move_version(connection)
             return removed.rowcount == 1
 
+    @guarded
     async def replace_keys(self, caller: str, key: ApiKey) -> bool:
         async with self._database.write() as connection:
             known = await connection.execute(select(callers.c.name).where(callers.c.name == caller))
@@ -108,9 +115,9 @@ class SqlDirectoryStore:
     async def _add(self, *statements: Any) -> bool:
         try:
             async with self._database.write() as connection:
+                await _move_version(connection)
                 for statement in statements:
                     await connection.execute(statement)
-                await _move_version(connection)
         except IntegrityError:
             return False
         return True
@@ -122,6 +129,7 @@ async def _version(connection: AsyncConnection) -> int:
 
 
 async def _move_version(connection: AsyncConnection) -> None:
+    """Tell every replica that something changes; the row's lock also lets one change happen at a time."""
     await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
 
 

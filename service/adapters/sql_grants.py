@@ -5,15 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, case, func, literal, or_, select, tuple_, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.adapters.sql_database import Database
+from service.adapters.sql_database import Database, guarded
+from service.adapters.sql_grant_listing import listing
 from service.adapters.sql_grant_rows import MICROSECOND, to_grant, token_values
-from service.adapters.sql_patterns import covers
 from service.adapters.tables import grants, to_micros
-from service.core.model import COMPANY, Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
-from service.core.ports import Force, GrantFilter, Setback
+from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
+from service.core.records import Force, GrantFilter, Setback, Standing
 
 DIGEST_LENGTH = 32
 REMEMBERED_SPENT = 64
@@ -36,14 +35,29 @@ class SqlGrantStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @guarded
     async def get(self, grant: GrantId) -> Grant | None:
         async with self._database.read() as connection:
             return await _fetch(connection, grant)
 
+    @guarded
+    async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+        wanted = [(grant.application, grant.user) for grant in grants]
+        statement = select(
+            _columns.application, _columns.user, _columns.generation, _columns.state, _columns.attempt_id.is_not(None)
+        ).where(tuple_(_columns.application, _columns.user).in_(wanted))
+        async with self._database.read() as connection:
+            return {
+                GrantId(application, user): Standing(generation, GrantState(state), claimed)
+                for application, user, generation, state, claimed in await connection.execute(statement)
+            }
+
+    @guarded
     async def ensure(self, grant: GrantId) -> None:
         async with self._database.write() as connection:
-            await ensure_row(connection, grant)
+            await ensure_row(self._database, connection, grant)
 
+    @guarded
     async def claim(
         self,
         grant: GrantId,
@@ -81,6 +95,7 @@ class SqlGrantStore:
             row = rows.one_or_none()
         return to_grant(row) if row is not None else None
 
+    @guarded
     async def save(
         self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
     ) -> bool:
@@ -111,9 +126,11 @@ class SqlGrantStore:
         }
         return await self._update(values, _is(grant), _columns.generation == generation)
 
+    @guarded
     async def release(self, grant: GrantId, *, attempt_id: str) -> None:
         await self._update(dict(_NO_CLAIM), _is(grant), _columns.attempt_id == attempt_id)
 
+    @guarded
     async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
         values = {
             "failures": _columns.failures + 1,
@@ -124,6 +141,7 @@ class SqlGrantStore:
         }
         await self._update(values, _is(grant), _columns.attempt_id == attempt_id)
 
+    @guarded
     async def declare_dead(
         self, grant: GrantId, *, generation: int, attempt_id: str, reason: Reason, code: str, at: datetime
     ) -> bool:
@@ -139,9 +157,10 @@ class SqlGrantStore:
             values, _is(grant), _columns.generation == generation, _columns.attempt_id == attempt_id
         )
 
+    @guarded
     async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
         async with self._database.write() as connection:
-            await ensure_row(connection, grant)
+            await ensure_row(self._database, connection, grant)
             rows = await connection.execute(select(grants).where(_is(grant)).with_for_update())
             row = rows.one()
             if row.connected_attempt_id == attempt_id:
@@ -149,17 +168,21 @@ class SqlGrantStore:
             values = {"saved_attempt_id": attempt_id, "connected_attempt_id": attempt_id}
             return await _replace(connection, grant, tokens, at, values)
 
+    @guarded
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
         async with self._database.write() as connection:
-            await ensure_row(connection, grant)
+            await ensure_row(self._database, connection, grant)
             rows = await connection.execute(select(grants).where(_is(grant)).with_for_update())
             row = rows.one()
             if _knows(row, tokens.refresh_digest):
+                if row.refresh_digest == tokens.refresh_digest and row.fingerprint != tokens.fingerprint:
+                    return await _change(connection, grant, {"fingerprint": tokens.fingerprint}), False
                 return to_grant(row), False
             remembered = f"{tokens.refresh_digest}{row.imported_digests}"[: DIGEST_LENGTH * REMEMBERED_IMPORTED]
             values = {"saved_attempt_id": None, "imported_digests": remembered}
             return await _replace(connection, grant, tokens, at, values), row.generation == 0
 
+    @guarded
     async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
         async with self._database.write() as connection:
             current = await _fetch(connection, grant, for_update=True)
@@ -181,6 +204,7 @@ class SqlGrantStore:
                 values["access_sealed"] = None
             return await _change(connection, grant, values)
 
+    @guarded
     async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
         values = {
             "access_sealed": None,
@@ -189,29 +213,19 @@ class SqlGrantStore:
         }
         await self._update(values, _is(grant), _columns.generation == generation, _columns.state == GrantState.REVOKED)
 
+    @guarded
     async def revive(self, grant: GrantId) -> Grant | None:
         async with self._database.write() as connection:
             current = await _fetch(connection, grant, for_update=True)
-            revivable = current is not None and (grant.is_company or current.refresh_sealed is not None)
-            if not revivable or (current and current.state is not GrantState.REAUTHORIZATION_REQUIRED):
+            if current is None or not _can_revive(current):
                 return current
             return await _change(connection, grant, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
 
+    @guarded
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
-        conditions: list[ColumnElement[bool]] = [_columns.generation > 0]
-        if which.application is not None:
-            conditions.append(_columns.application == which.application)
-        if which.state is not None:
-            conditions.append(_standing(to_micros(now)) == which.state)
-        if which.users is not None:
-            conditions.append(covers(which.users, _columns.user))
-        if which.applications is not None:
-            conditions.append(covers(which.applications, _columns.application))
-        if after is not None:
-            conditions.append(tuple_(_columns.application, _columns.user) > (after.application, after.user))
-        statement = select(grants).where(*conditions).order_by(_columns.application, _columns.user).limit(limit)
         async with self._database.read() as connection:
-            return [to_grant(row) for row in await connection.execute(statement)]
+            rows = await connection.execute(listing(which, after, limit, now, sqlite=self._database.is_sqlite))
+            return [to_grant(row) for row in rows]
 
     async def _update(self, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> bool:
         async with self._database.write() as connection:
@@ -219,11 +233,11 @@ class SqlGrantStore:
             return result.rowcount == 1
 
 
-async def ensure_row(connection: AsyncConnection, grant: GrantId) -> None:
+async def ensure_row(database: Database, connection: AsyncConnection, grant: GrantId) -> None:
     """Make a row that holds nothing yet, unless there is one."""
     row = {"application": grant.application, "user": grant.user, "generation": 0, "fingerprint": b""}
     row |= {"state": GrantState.CONNECTED, "failures": 0, "spent_digests": "", "imported_digests": ""}
-    await connection.execute(upsert(grants).values(row).on_conflict_do_nothing())
+    await connection.execute(database.insert(grants).values(row).on_conflict_do_nothing())
 
 
 async def _fetch(connection: AsyncConnection, grant: GrantId, *, for_update: bool = False) -> Grant | None:
@@ -270,16 +284,13 @@ def _spent_with_current() -> ColumnElement[str]:
     return func.substr(newest_first, 1, DIGEST_LENGTH * REMEMBERED_SPENT)
 
 
+def _can_revive(grant: Grant) -> bool:
+    """The company needs nothing stored to begin again; a user's grant needs its refresh token."""
+    if grant.id.is_company:
+        return grant.state is not GrantState.CONNECTED
+    return grant.state is GrantState.REAUTHORIZATION_REQUIRED and grant.refresh_sealed is not None
+
+
 def _knows(row: Row[Any], digest: str | None) -> bool:
     remembered = f"{row.refresh_digest or ''}{row.spent_digests}{row.imported_digests}"
     return digest in {remembered[at : at + DIGEST_LENGTH] for at in range(0, len(remembered), DIGEST_LENGTH)}
-
-
-def _standing(now: int) -> ColumnElement[str]:
-    """The state that a listing shows: without a refresh token a grant lasts as long as its access token."""
-    ended = or_(_columns.access_expires_at.is_(None), _columns.access_expires_at <= now)
-    hopeless = and_(_columns.refresh_sealed.is_(None), _columns.user != COMPANY, ended)
-    return case(
-        (and_(_columns.state == GrantState.CONNECTED, hopeless), GrantState.REAUTHORIZATION_REQUIRED),
-        else_=_columns.state,
-    )

@@ -6,9 +6,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from service.adapters.sql_database import Database
+from service.core.errors import StoreUnavailable
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,10 +26,13 @@ async def migrate(database: Database) -> None:
     """Run every migration that is missing, in one transaction.
 
     Raises:
-        StoreUnavailable: the database cannot be asked.
+        StoreUnavailable: the database cannot be asked, or is of a version that this program does not know.
     """
-    async with database.write() as connection:
-        await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), "head"))
+    try:
+        async with database.write() as connection:
+            await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), "head"))
+    except CommandError:
+        raise StoreUnavailable("The database's schema is of a version that this program does not know.") from None
 
 
 async def schema_is_current(database: Database) -> bool:

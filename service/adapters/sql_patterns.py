@@ -6,16 +6,24 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, and_, false, func, or_
 
 
-def covers(patterns: Sequence[str], column: ColumnElement[str]) -> ColumnElement[bool]:
+def covers(patterns: Sequence[str], column: ColumnElement[str], *, sqlite: bool) -> ColumnElement[bool]:
     """Whether any of *patterns* covers the column, exactly as `core.names.matches` would say."""
-    return or_(false(), *(_covers(pattern, column) for pattern in patterns))
+    return or_(false(), *(_covers(pattern, column, sqlite=sqlite) for pattern in patterns))
 
 
-def _covers(pattern: str, column: ColumnElement[str]) -> ColumnElement[bool]:
+def _covers(pattern: str, column: ColumnElement[str], *, sqlite: bool) -> ColumnElement[bool]:
     if "*" not in pattern:
         return column == pattern
-    glob = re.sub(r"[\[?]", r"[\g<0>]", pattern)
-    matching = func.glob(glob, column) == 1
+    matching = _glob(pattern, column) if sqlite else _like(pattern, column)
     if pattern.startswith("@"):
         return matching
     return and_(matching, func.substr(column, 1, 1) != "@")
+
+
+def _glob(pattern: str, column: ColumnElement[str]) -> ColumnElement[bool]:
+    """SQLite's LIKE ignores case; its GLOB does not."""
+    return func.glob(re.sub(r"[\[?]", r"[\g<0>]", pattern), column) == 1
+
+
+def _like(pattern: str, column: ColumnElement[str]) -> ColumnElement[bool]:
+    return column.like(re.sub(r"[\\%_]", r"\\\g<0>", pattern).replace("*", "%"), escape="\\")

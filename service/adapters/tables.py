@@ -6,7 +6,11 @@ Instants are integer microseconds since 1970 (UTC), because SQLite has no type f
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
+from sqlalchemy.dialects import postgresql
 from sqlmodel import Field, SQLModel
+
+NAME = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+"""Names sort by their bytes, in SQLite as in PostgreSQL, so that pages of a listing fit together."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -30,8 +34,8 @@ class GrantRow(SQLModel, table=True):
 
     __tablename__ = "grants"
 
-    application: str = Field(primary_key=True, sa_type=Text)
-    user: str = Field(primary_key=True, sa_type=Text)
+    application: str = Field(primary_key=True, sa_type=NAME)
+    user: str = Field(primary_key=True, sa_type=NAME)
     state: str = Field(sa_type=Text)
     reason: str | None = Field(default=None, sa_type=Text)
     generation: int = Field(sa_type=BigInteger)

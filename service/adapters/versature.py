@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -14,17 +15,21 @@ from service.core.model import Application, TokenAnswer
 from service.core.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, Outcome, read_answer
 
 KEEPALIVE = timedelta(seconds=1)
+AFTERTHOUGHT = timedelta(milliseconds=100)
 _FIRST_BYTES_LEAVE = frozenset({"http11.send_request_headers.started", "http2.send_request_headers.started"})
 
 Observe = Callable[[str, str, float], None]
 """Told of every request: the grant type (or `revocation`), its outcome's label, and the seconds it took."""
 
 
-class _Progress:
-    """Whether a request's first byte has left us, as the transport itself reports."""
+@dataclass(slots=True)
+class _Exchange:
+    """How far a request and its answer have come; `sent` once the first byte has left, as the transport says."""
 
-    def __init__(self) -> None:
-        self.sent = False
+    sent: bool = False
+    status: int = 0
+    retry_after: str | None = None
+    body: bytes = field(default=b"", repr=False)
 
     async def trace(self, event: str, _info: object) -> None:
         if event in _FIRST_BYTES_LEAVE:
@@ -43,8 +48,9 @@ class VersatureServer:
         self._deadline, self._clock, self._observe = deadline.total_seconds(), clock, observe
         self._client = httpx.AsyncClient(
             follow_redirects=False,
-            # Less for connecting, or the deadline would cut a hung handshake off without closing its socket.
-            timeout=httpx.Timeout(self._deadline, connect=self._deadline / 2),
+            # One total deadline, for httpx's own timeouts are per operation. Connecting gets less, or the deadline
+            # would cut a hung handshake off without closing its socket.
+            timeout=httpx.Timeout(None, connect=self._deadline / 2),
             limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE.total_seconds()),
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "token-broker"},
@@ -104,29 +110,46 @@ class VersatureServer:
 
         The body of a refusal that breaks off still is a refusal; of anything else it is ambiguous.
         """
-        progress, sent_at = _Progress(), self._clock.now()
-        status, body, retry_after = 0, b"", None
+        sent_at, exchange = self._clock.now(), _Exchange()
         fields = {**form, **_client(application, client_secret)}
+        task = asyncio.create_task(self._converse(exchange, url or "", fields))
         try:
-            async with asyncio.timeout(self._deadline):
-                request = self._client.stream("POST", url or "", data=fields, extensions={"trace": progress.trace})
-                async with request as response:
-                    status, retry_after = response.status_code, response.headers.get("Retry-After")
-                    async for chunk in response.aiter_bytes():
-                        body += chunk
-                        if len(body) > MAX_BODY_BYTES:
-                            break
+            if not await _ended(task, self._deadline):
+                raise TimeoutError
+            task.result()
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, TimeoutError):
-            if not 300 <= status < 500:
-                raise _sort(progress.sent, status) from None
-            body = b""
-        return status, body, retry_after, sent_at
+            if not 300 <= exchange.status < 500:
+                raise _sort(exchange) from None
+            exchange.body = b""
+        finally:
+            task.cancel()
+        return exchange.status, exchange.body, exchange.retry_after, sent_at
+
+    async def _converse(self, exchange: _Exchange, url: str, fields: dict[str, str]) -> None:
+        request = self._client.stream("POST", url, data=fields, extensions={"trace": exchange.trace})
+        async with request as response:
+            exchange.status, exchange.retry_after = response.status_code, response.headers.get("Retry-After")
+            async for chunk in response.aiter_bytes():
+                exchange.body += chunk
+                if len(exchange.body) > MAX_BODY_BYTES:
+                    break
 
 
-def _sort(sent: bool, status: int) -> Outcome:
-    if not sent:
+async def _ended(task: asyncio.Task[None], deadline: float) -> bool:
+    """Whether *task* ended within *deadline*, or at once after it.
+
+    A process that was stopped wakes up with the deadline long over and the answer long there: it is read first.
+    """
+    done, _ = await asyncio.wait({task}, timeout=deadline)
+    if not done:
+        done, _ = await asyncio.wait({task}, timeout=AFTERTHOUGHT.total_seconds())
+    return bool(done)
+
+
+def _sort(exchange: _Exchange) -> Outcome:
+    if not exchange.sent:
         return NotSent("The provider could not be reached.")
-    if 200 <= status < 300:
+    if 200 <= exchange.status < 300:
         return Ambiguous("The provider's answer broke off.", unreadable=True)
     return Ambiguous("The provider did not answer in time, or its answer broke off.")
 

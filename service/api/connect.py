@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from service.api.deps import House
 from service.api.pages import page, problem_page
 from service.core.errors import BrokerError, StoreUnavailable
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 from service.core.services import Services
 
 COOKIE_SECONDS = 600

@@ -32,7 +32,7 @@ from service.core.directory import require_scope
 from service.core.errors import GrantNotFound, InvalidRequest, NotAllowed
 from service.core.model import GrantId, GrantState, Scope
 from service.core.names import check_name, check_user, matches
-from service.core.ports import GrantFilter
+from service.core.records import GrantFilter
 
 router = APIRouter(tags=["grants"])
 

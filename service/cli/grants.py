@@ -12,7 +12,7 @@ from service.core.directory import needed_grant_type
 from service.core.errors import GrantNotFound
 from service.core.model import Application, GrantId, GrantState
 from service.core.names import check_user
-from service.core.ports import GrantFilter
+from service.core.records import GrantFilter
 
 grants = typer.Typer(help="What the broker holds for users.", no_args_is_help=True)
 

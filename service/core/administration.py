@@ -9,7 +9,8 @@ from service.core.digests import secret_digest
 from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, ResourceNotFound
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.names import check_name
-from service.core.ports import ApiKey, DirectoryStore
+from service.core.ports import DirectoryStore
+from service.core.records import ApiKey
 from service.core.vault import Vault
 
 KEY_PREFIX = "vtb_"

@@ -23,7 +23,8 @@ from service.core.errors import (
 from service.core.exchange import CodeExchange
 from service.core.model import Application, Caller, GrantId
 from service.core.policy import Policy
-from service.core.ports import AuthorizationRequest, AuthorizationStore, Keyring
+from service.core.ports import AuthorizationStore, Keyring
+from service.core.records import AuthorizationRequest
 from service.core.vault import verifier_place
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import hmac
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from service.core import lifetimes
@@ -31,6 +31,7 @@ from service.core.model import (
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.renewal import Renewer, raise_if_dead
+from service.core.revalidation import Confirmer
 from service.core.revocation import Revoker
 from service.core.saving import Saver
 from service.core.singleflight import wait_for_flight
@@ -41,6 +42,7 @@ class Source(StrEnum):
     """Where a token came from; `stale` and `uri-miss` are RFC 9211's words for "renewed" and "first of its kind"."""
 
     LOCAL = "local"
+    REDIS = "redis"
     DATABASE = "database"
     RENEWAL_FAILING = "renewal_failing"
     STALE = "stale"
@@ -68,11 +70,12 @@ class TokenBroker:
         vault: Vault,
         shared: TokenCache,
         local: LocalCache,
+        confirmer: Confirmer,
         clock: Clock,
         policy: Policy,
     ) -> None:
         self._grants, self._renewer, self._saver, self._revoker = grants, renewer, saver, revoker
-        self._vault, self._shared, self._local = vault, shared, local
+        self._vault, self._shared, self._local, self._confirmer = vault, shared, local, confirmer
         self._clock, self._policy = clock, policy
 
     async def get(self, application: Application, grant_id: GrantId, min_ttl: timedelta | None = None) -> Handout:
@@ -87,7 +90,6 @@ class TokenBroker:
             HouseError: we are in trouble and there is no valid token.
         """
         now, entry = self._clock.now(), self._local.get(grant_id)
-        token = entry.token if entry else None
         if (
             entry is not None
             and now - entry.confirmed_at < self._policy.local_cache
@@ -95,15 +97,42 @@ class TokenBroker:
             and not self._renewer.in_flight(grant_id)
         ):
             return Handout(entry.token, Source.LOCAL)
+        token, source = (entry.token, Source.LOCAL) if entry else (await self._shared_token(grant_id), Source.REDIS)
         try:
-            grant = await self._read(grant_id)
+            worth_asking = source is Source.REDIS or self._policy.local_cache > timedelta(0)
+            if token is not None and worth_asking and await self._is_confirmed(grant_id, token, min_ttl):
+                return Handout(token, source)
+            asked_at, grant = self._clock.now(), await self._read(grant_id)
         except StoreUnavailable:
             if token is not None and lifetimes.is_usable(token, self._clock.now()):
-                return Handout(token, Source.LOCAL)
+                return Handout(token, source)
             raise
-        if (unsaved := self._unsaved(grant)) is not None:
-            return Handout(unsaved, Source.LOCAL)
-        return await self._serve(application, grant, min_ttl)
+        ahead = self._ahead(grant, token)
+        if ahead is not None:
+            return Handout(ahead, source)
+        return await self._serve(application, grant, min_ttl, asked_at)
+
+    async def _shared_token(self, grant_id: GrantId) -> AccessToken | None:
+        cached = await self._shared.get(grant_id)
+        return self._vault.open_cached(grant_id, cached) if cached is not None else None
+
+    async def _is_confirmed(self, grant_id: GrantId, token: AccessToken, min_ttl: timedelta | None) -> bool:
+        """Whether a cached *token* may be handed out now because the database says that it is the current one."""
+        if not lifetimes.is_fresh(token, self._clock.now(), min_ttl) or self._renewer.in_flight(grant_id):
+            return False
+        confirmed_at, standing = await self._confirmer.confirm(grant_id)
+        if standing is None or standing.state is not GrantState.CONNECTED or standing.claimed:
+            return False
+        if standing.generation != token.generation:
+            return False
+        self._local.put(grant_id, token, confirmed_at)
+        return True
+
+    def _ahead(self, grant: Grant, cached: AccessToken | None) -> AccessToken | None:
+        """A cached token that is newer than the database: some process has its answer and is still saving it."""
+        if cached is None or cached.generation <= grant.generation or grant.state is GrantState.REVOKED:
+            return None
+        return cached if lifetimes.is_usable(cached, self._clock.now()) else None
 
     async def rejected(self, application: Application, grant_id: GrantId, access_token: str) -> Handout:
         """A token other than *access_token*, which the provider answered with 401.
@@ -114,13 +143,14 @@ class TokenBroker:
             RejectedTooOften: the last renewal upon a rejection is too recent.
             BrokerError: as `get`; the rejected token is never handed out again.
         """
-        grant = await self._read(grant_id)
-        unsaved = self._unsaved(grant)
-        current = unsaved or self._vault.open_access(grant)
-        if unsaved is not None and not _same(unsaved.value, access_token):
-            handout = Handout(unsaved, Source.LOCAL)
+        asked_at, grant = self._clock.now(), await self._read(grant_id)
+        entry = self._local.get(grant_id)
+        ahead = self._ahead(grant, entry.token if entry else None)
+        current = ahead or self._vault.open_access(grant)
+        if ahead is not None and not _same(ahead.value, access_token):
+            handout = Handout(ahead, Source.LOCAL)
         elif current is None or not _same(current.value, access_token):
-            handout = await self._serve(application, grant, None)
+            handout = await self._serve(application, grant, None, asked_at)
         else:
             raise_if_dead(grant)
             handout = await self._renew(application, grant, None, forced=True)
@@ -192,15 +222,12 @@ class TokenBroker:
             self._local.drop(grant_id)
         return grant
 
-    def _unsaved(self, grant: Grant) -> AccessToken | None:
-        """The token of an answer that the database has not taken yet, while it is usable."""
-        entry = self._local.get(grant.id)
-        if entry is None or entry.token.generation <= grant.generation or not self._saver.pending(grant.id):
-            return None
-        return entry.token if lifetimes.is_usable(entry.token, self._clock.now()) else None
-
-    async def _serve(self, application: Application, grant: Grant, min_ttl: timedelta | None) -> Handout:
+    async def _serve(
+        self, application: Application, grant: Grant, min_ttl: timedelta | None, asked_at: datetime
+    ) -> Handout:
+        """Hand out what the row holds, as it stood at *asked_at*, or renew it; caches that disagree are mended."""
         if grant.state is GrantState.REVOKED:
+            await self._shared.bury(grant.id, grant.generation)
             raise_if_dead(grant)
         now, token = self._clock.now(), self._vault.open_access(grant)
         usable = token if token is not None and lifetimes.is_usable(token, now) else None
@@ -215,7 +242,8 @@ class TokenBroker:
             and grant.claim is None
             and not self._renewer.in_flight(grant.id)
         ):
-            self._local.put(grant.id, usable, now)
+            self._local.put(grant.id, usable, asked_at)
+            await self._saver.publish(grant.id, usable)
             return Handout(usable, Source.DATABASE)
         return await self._renew(application, grant, usable, forced=False)
 

@@ -7,10 +7,12 @@ from datetime import datetime
 from service.core.clock import Clock
 from service.core.digests import secret_digest
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
+from service.core.health import READY, PartHealth, Readiness
 from service.core.model import Application, Caller, GrantId, GrantType, Scope
 from service.core.names import matches
 from service.core.policy import Policy
-from service.core.ports import ApiKey, DirectoryRows, DirectoryStore
+from service.core.ports import DirectoryStore
+from service.core.records import ApiKey, DirectoryRows
 from service.core.singleflight import Flights, wait_for_flight
 
 ADMIN = Caller("admin", frozenset({Scope.ADMIN, Scope.GRANTS}), users=("*",), applications=("*",))
@@ -53,6 +55,10 @@ class Directory:
     @property
     def is_loaded(self) -> bool:
         return self._version is not None
+
+    async def health(self) -> PartHealth:
+        """Not ready before the first read: another replica knows its callers."""
+        return READY if self.is_loaded else PartHealth(Readiness.NOT_READY, "the callers have not been read yet")
 
     @property
     def applications(self) -> list[Application]:

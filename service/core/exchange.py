@@ -17,14 +17,8 @@ from service.core.errors import (
 from service.core.local_cache import LocalCache
 from service.core.model import Application, SealedTokens, TokenAnswer
 from service.core.policy import Policy
-from service.core.ports import (
-    AuthorizationRequest,
-    AuthorizationServer,
-    AuthorizationStore,
-    GrantStore,
-    Keyring,
-    SealBroken,
-)
+from service.core.ports import AuthorizationServer, AuthorizationStore, GrantStore, Keyring, SealBroken
+from service.core.records import AuthorizationRequest
 from service.core.saving import SAVE_RETRY, until_stored
 from service.core.singleflight import Flights, wait_for_flight
 from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited

@@ -28,6 +28,8 @@ class PartHealth:
     detail: str | None = None
 
 
+READY = PartHealth(Readiness.READY)
+
 Check = Callable[[], Awaitable[PartHealth]]
 
 

@@ -21,6 +21,7 @@ class LocalCache:
     def __init__(self, max_entries: int = 100_000) -> None:
         self._entries: OrderedDict[GrantId, Entry] = OrderedDict()
         self._max_entries = max_entries
+        self._used: set[GrantId] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -29,7 +30,24 @@ class LocalCache:
         entry = self._entries.get(grant)
         if entry is not None:
             self._entries.move_to_end(grant)
+            self._used.add(grant)
         return entry
+
+    def take_used(self) -> list[GrantId]:
+        """The grants that were looked up since the last call."""
+        used, self._used = self._used, set()
+        return [grant for grant in used if grant in self._entries]
+
+    def confirm(self, grant: GrantId, generation: int, confirmed_at: datetime) -> bool:
+        """Note that the database had *generation* at *confirmed_at*; False, and the entry gone, if it has another."""
+        entry = self._entries.get(grant)
+        if entry is None:
+            return False
+        if entry.token.generation != generation:
+            self.drop(grant)
+            return False
+        self._entries[grant] = Entry(entry.token, max(confirmed_at, entry.confirmed_at))
+        return True
 
     def put(self, grant: GrantId, token: AccessToken, confirmed_at: datetime) -> None:
         """Remember *token*, unless a newer generation is already here."""

@@ -1,33 +1,31 @@
 """What the core needs from the outside, as protocols. Every adapter and every fake passes the same contract suite."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from service.core.model import (
-    AccessToken,
     Application,
     Caller,
     Grant,
     GrantId,
-    GrantState,
     GrantType,
     Reason,
     SealedTokens,
     TokenAnswer,
     UpstreamRevocation,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The logical place that a sealed value is bound to; moved anywhere else, it does not open."""
-
-    kind: str
-    application: str
-    user: str
-    field: str
+from service.core.records import (
+    ApiKey,
+    AuthorizationRequest,
+    CachedToken,
+    DirectoryRows,
+    Force,
+    GrantFilter,
+    Place,
+    Setback,
+    Standing,
+)
 
 
 class Keyring(Protocol):
@@ -75,43 +73,26 @@ class AuthorizationServer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Force:
-    """What a claim for a forced renewal writes so that the next one keeps its distance."""
-
-    until: datetime
-    interval: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Setback:
-    """One failed attempt, as noted in the grant's row; `finished` False leaves the claim standing (rule 5)."""
-
-    code: str
-    at: datetime
-    retry_at: datetime
-    finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GrantFilter:
-    """Which grants a listing shows; `users` and `applications` are patterns, None everything."""
-
-    application: str | None = None
-    state: GrantState | None = None
-    users: tuple[str, ...] | None = None
-    applications: tuple[str, ...] | None = None
-
-
 class TokenCache(Protocol):
-    """Access tokens shared by all replicas. Never the truth, never an obstacle: no method raises."""
+    """Sealed access tokens shared by all replicas. Never the truth, never an obstacle: no method raises.
 
-    async def put(self, grant: GrantId, token: AccessToken) -> None:
-        """Remember *token* unless a newer generation is there."""
+    Nothing is ever written over an equal or higher generation.
+    """
+
+    async def get(self, grant: GrantId) -> CachedToken | None:
+        """What is there, or None also when the cache cannot be asked."""
+        ...
+
+    async def put(self, grant: GrantId, generation: int, sealed: bytes, ttl: timedelta) -> None:
+        """Remember a token for *ttl* at most."""
         ...
 
     async def bury(self, grant: GrantId, generation: int) -> None:
-        """Make sure that nothing up to *generation* is handed out any more."""
+        """Leave a tombstone, so that nothing up to *generation* is handed out any more."""
+        ...
+
+    async def forget(self, grant: GrantId) -> None:
+        """Remove whatever is there."""
         ...
 
 
@@ -127,6 +108,10 @@ class GrantStore(Protocol):
     """The rows of the grants. Every method commits before it returns and raises `StoreUnavailable`."""
 
     async def get(self, grant: GrantId) -> Grant | None: ...
+
+    async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+        """How each of *grants* stands, in as few queries as can be; those that do not exist are left out."""
+        ...
 
     async def ensure(self, grant: GrantId) -> None:
         """Make sure there is a row to claim."""
@@ -181,7 +166,8 @@ class GrantStore(Protocol):
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
         """Take over tokens obtained elsewhere; the flag says whether the grant was created.
 
-        A refresh token that is stored or was spent here changes nothing.
+        A refresh token that is stored or was spent here changes nothing, but for one thing: importing the one that is
+        stored says anew to which client id and token URL it belongs, so that a mistyped setting can be mended.
         """
         ...
 
@@ -194,27 +180,15 @@ class GrantStore(Protocol):
         ...
 
     async def revive(self, grant: GrantId) -> Grant | None:
-        """Let a dead grant that still holds what it needs be tried again. None when there is no such grant."""
+        """Let a dead grant that still holds what it needs be tried again. None when there is no such grant.
+
+        The company's own needs nothing and comes back even from a revocation: no login could bring it back.
+        """
         ...
 
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
         """Up to *limit* grants in the order of (application, user), those after *after*."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorizationRequest:
-    """One trip of one browser to the provider. Ticket, state and cookie are kept as digests only."""
-
-    ticket_digest: bytes = field(repr=False)
-    grant: GrantId
-    caller: str
-    return_to: str | None
-    expires_at: datetime
-    completed_at: datetime | None = None
-    started_at: datetime | None = None
-    cookie_digest: bytes | None = field(default=None, repr=False)
-    sealed_verifier: bytes | None = field(default=None, repr=False)
 
 
 class AuthorizationStore(Protocol):
@@ -241,26 +215,6 @@ class AuthorizationStore(Protocol):
         ...
 
     async def complete(self, ticket_digest: bytes, *, at: datetime) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """One key of one caller, known by its SHA-256 digest only."""
-
-    digest: bytes = field(repr=False)
-    caller: str
-    expires_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryRows:
-    """Everything stored about callers and applications, at one version; applications in the order they were added."""
-
-    version: int
-    callers: tuple[Caller, ...]
-    keys: tuple[ApiKey, ...]
-    applications: tuple[Application, ...]
-    defaults: dict[GrantType, str]
 
 
 class DirectoryStore(Protocol):

@@ -19,7 +19,8 @@ from service.core.errors import (
 from service.core.lifetimes import next_retry
 from service.core.model import AccessToken, Application, Claim, Grant, GrantType, Reason, TokenAnswer
 from service.core.policy import Policy
-from service.core.ports import AuthorizationServer, GrantStore, Setback
+from service.core.ports import AuthorizationServer, GrantStore
+from service.core.records import Setback
 from service.core.saving import Saver
 from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
 from service.core.vault import Vault

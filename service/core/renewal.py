@@ -20,9 +20,11 @@ from service.core.errors import (
 )
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, GrantType, Reason
 from service.core.policy import Policy
-from service.core.ports import Force, GrantStore
+from service.core.ports import GrantStore, TokenCache
+from service.core.records import Force
 from service.core.redemption import Redeemer
 from service.core.singleflight import Flights
+from service.core.skew import ClockSkew
 from service.core.vault import Vault
 
 POLL_FIRST = timedelta(milliseconds=40)
@@ -37,12 +39,15 @@ class Renewer:
         grants: GrantStore,
         redeemer: Redeemer,
         vault: Vault,
+        shared: TokenCache,
         breaker: Breaker,
+        skew: ClockSkew,
         clock: Clock,
         policy: Policy,
         jitter: Callable[[], float],
     ) -> None:
-        self._grants, self._redeemer, self._vault, self._breaker = grants, redeemer, vault, breaker
+        self._grants, self._redeemer, self._vault, self._shared = grants, redeemer, vault, shared
+        self._breaker, self._skew = breaker, skew
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._flights: Flights[GrantId, AccessToken] = Flights()
         self._turn = asyncio.Semaphore(policy.renewals_at_once)
@@ -79,18 +84,28 @@ class Renewer:
                 raise RenewalInProgress("Another replica is renewing this grant.", retry_after=self._lease_left(grant))
             await self._clock.sleep(pause * (0.5 + self._jitter()))
             pause = min(pause * 2, POLL_LONGEST)
+            if (token := await self._published(seen)) is not None:
+                return token
             grant = await self._reread(seen.id)
             if grant.generation > seen.generation:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
                     return token
 
+    async def _published(self, seen: Grant) -> AccessToken | None:
+        """The token that another replica has just renewed, if it got as far as the shared cache."""
+        cached = await self._shared.get(seen.id)
+        if cached is None or cached.generation <= seen.generation:
+            return None
+        token = self._vault.open_cached(seen.id, cached)
+        return token if token is not None and lifetimes.is_fresh(token, self._clock.now(), None) else None
+
     async def _claim(self, application: Application, grant: Grant, *, forced: bool) -> Grant | None:
         now, force = self._clock.now(), None
         if forced:
             interval = lifetimes.next_forced_interval(grant, now, self._policy)
             force = Force(until=now + interval, interval=interval)
-        return await self._grants.claim(
+        claimed = await self._grants.claim(
             grant.id,
             generation=grant.generation,
             attempt_id=secrets.token_hex(16),
@@ -99,6 +114,9 @@ class Renewer:
             takeover=self._takeover(grant),
             force=force,
         )
+        if claimed is not None and claimed.claim is not None:
+            self._skew.note(claimed.claim.started_at, now, self._clock.now())
+        return claimed
 
     def _may_be_renewed(self, application: Application, grant: Grant, *, forced: bool) -> None:
         """Raise whatever already speaks against sending anything, without asking the provider.

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from service.core.clock import Clock
 from service.core.errors import ReauthorizationRequired, RenewalInProgress, StoreUnavailable
+from service.core.lifetimes import usable_until
 from service.core.local_cache import LocalCache
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason, SealedTokens, TokenAnswer
 from service.core.policy import Policy
@@ -86,8 +87,14 @@ class Saver:
             if saved.saved_attempt_id != attempt_id:
                 token = self._adopt(saved)
         self._local.put(claimed.id, token, self._clock.now())
-        await self._shared.put(claimed.id, token)
+        await self.publish(claimed.id, token)
         return token
+
+    async def publish(self, grant: GrantId, token: AccessToken) -> None:
+        """Let the other replicas have *token*, for as long as it may be handed out."""
+        ttl = usable_until(token) - self._clock.now()
+        if ttl > timedelta(0):
+            await self._shared.put(grant, token.generation, self._vault.seal_cached(grant, token), ttl)
 
     def _adopt(self, winner: Grant) -> AccessToken:
         token = self._vault.open_access(winner)
@@ -101,7 +108,9 @@ class Saver:
         current = await until_stored(lambda: self._save_once(claimed, attempt_id, tokens), self._clock)
         if current is None or current.saved_attempt_id != attempt_id:
             self._local.drop(claimed.id)
+            await self._shared.forget(claimed.id)
         if current is None or current.state is GrantState.REVOKED:
+            await self._shared.bury(claimed.id, claimed.generation + 1)
             await self._revoker.revoke_answer(application, answer)
             raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)
         return current

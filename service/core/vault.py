@@ -1,5 +1,6 @@
 """Turns secrets into what may be stored, and back: seals answers, opens grants and applications."""
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 
@@ -7,7 +8,8 @@ from service.core import digests, lifetimes
 from service.core.errors import KeyUnavailable, ReauthorizationRequired
 from service.core.model import AccessToken, Application, Grant, GrantId, Reason, SealedTokens, TokenAnswer
 from service.core.policy import Policy
-from service.core.ports import Keyring, Place, SealBroken
+from service.core.ports import Keyring, SealBroken
+from service.core.records import CachedToken, Place
 
 
 def application_place(name: str) -> Place:
@@ -93,6 +95,24 @@ class Vault:
         except SealBroken:
             raise ReauthorizationRequired(grant.id, Reason.UNDECRYPTABLE) from None
 
+    def seal_cached(self, grant: GrantId, token: AccessToken) -> bytes:
+        """*token* with its times, for the shared cache."""
+        instants = (token.issued_at, token.expires_at, token.due_at)
+        fields = [token.value, token.scope, *(instant.isoformat() for instant in instants)]
+        return self._keyring.seal(json.dumps(fields), _cached_place(grant, token.generation))
+
+    def open_cached(self, grant: GrantId, cached: CachedToken) -> AccessToken | None:
+        """The token of an entry, or None for a tombstone and for what was not sealed for this place and generation."""
+        if cached.sealed is None:
+            return None
+        try:
+            fields = json.loads(self._keyring.open(cached.sealed, _cached_place(grant, cached.generation)))
+        except (SealBroken, KeyUnavailable):
+            return None
+        value, scope, *instants = fields
+        issued_at, expires_at, due_at = (datetime.fromisoformat(instant) for instant in instants)
+        return AccessToken(value, scope, issued_at, expires_at, due_at, cached.generation)
+
     def seal_client_secret(self, name: str, secret: str) -> bytes:
         return self._keyring.seal(secret, application_place(name))
 
@@ -106,6 +126,10 @@ class Vault:
             return self._keyring.open(application.sealed_secret, application_place(application.name))
         except SealBroken:
             raise KeyUnavailable from None
+
+
+def _cached_place(grant: GrantId, generation: int) -> Place:
+    return Place("cache", grant.application, grant.user, f"access_token:{generation}")
 
 
 def _place(grant: GrantId, field: str) -> Place:

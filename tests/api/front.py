@@ -21,7 +21,7 @@ from service.core.administration import Registration
 from service.core.digests import secret_digest
 from service.core.model import Caller, GrantType
 from service.core.model import Scope as CallerScope
-from service.core.ports import ApiKey
+from service.core.records import ApiKey
 from service.main import create_app
 from service.telemetry import Metrics
 from tests.support.brokers import KEY, Broker, client_of, environment, settings_from
@@ -124,7 +124,7 @@ async def front_in(folder: Path, **settings: str) -> AsyncIterator[Front]:
         containers: list[Container] = []
 
         def keep(found: Settings, metrics: Metrics) -> Container:
-            containers.append(build(found, metrics, clock=clock))
+            containers.append(build(found, metrics, clock=clock, works_alone=False))
             return containers[0]
 
         own = {name: value.replace("{versature}", versature.base_url) for name, value in settings.items()}

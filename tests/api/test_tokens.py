@@ -60,14 +60,14 @@ async def test_the_company_is_answered_like_a_user(front: Front) -> None:
     assert (await front.client.get("/tokens/%40company")).json() == answer.json()
 
 
-async def test_cache_status_tells_a_first_token_from_hits_in_memory_and_in_the_database(front: Front) -> None:
+async def test_cache_status_tells_a_first_token_from_hits_in_memory(front: Front) -> None:
     found = [cache_status(await front.client.get("/tokens/@company")) for _ in range(2)]
     front.clock.advance(5)
     found += [cache_status(await front.client.get("/tokens/@company")) for _ in range(2)]
     assert found == [
         "token-broker; fwd=uri-miss; stored",
         "token-broker; hit; ttl=3600; detail=local",
-        "token-broker; hit; ttl=3595; detail=database",
+        "token-broker; hit; ttl=3595; detail=local",
         "token-broker; hit; ttl=3595; detail=local",
     ]
 

@@ -20,7 +20,7 @@ def contested(count: int) -> list[GrantId]:
 
 async def race(name: str, url: str, count: int) -> None:
     database = Database(url, pool_size=5, clock=SystemClock())
-    await database.ping()
+    await database.ask_clock()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

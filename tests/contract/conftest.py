@@ -12,9 +12,10 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore
-from tests.contract.databases import RealDatabase, migrated_file, sqlite_copy
+from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
 from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore
+from tests.support.servers import Server, new_database
 
 REAL = ("sqlite",)
 
@@ -55,11 +56,20 @@ async def database(real: RealDatabase) -> AsyncIterator[Database]:
         yield opened
 
 
-@pytest.fixture(params=["memory", *REAL])
+@pytest.fixture(scope="session")
+def postgres_url(postgres: Server) -> str:
+    return new_database(postgres, "contract")
+
+
+@pytest.fixture(params=["memory", *REAL, "postgresql"])
 async def stores(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> AsyncIterator[Stores]:
     """The stores that must all behave alike."""
     if request.param == "memory":
         yield memory_stores(clock)
+        return
+    if request.param == "postgresql":
+        async with postgres_tables(request.getfixturevalue("postgres_url"), clock) as database:
+            yield sql_stores(database, RealDatabase("", "", clock))
         return
     real = real_database(request, clock, tmp_path)
     async with real.opened() as opened:

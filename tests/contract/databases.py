@@ -10,10 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import create_engine
+from sqlalchemy import ColumnElement, create_engine, literal, text
+from sqlmodel import SQLModel
 
 from service.adapters.sql_database import Database
-from service.adapters.sql_migrations import alembic_config
+from service.adapters.sql_migrations import alembic_config, migrate
+from service.adapters.tables import to_micros
 from tests.support.clock import FakeClock
 
 
@@ -77,3 +79,28 @@ def sqlite_copy(migrated: Path, folder: Path, clock: FakeClock) -> RealDatabase:
     file = folder / "broker.db"
     shutil.copyfile(migrated, file)
     return RealDatabase(sqlite_url(file), sqlite_url(folder / "missing" / "broker.db"), clock)
+
+
+class ClockedDatabase(Database):
+    """PostgreSQL whose leases run by a test's clock; that they really run by the server's is a test of its own."""
+
+    def __init__(self, url: str, clock: FakeClock) -> None:
+        super().__init__(url, pool_size=5, clock=clock)
+        self._tests_clock = clock
+
+    def now(self) -> ColumnElement[int]:
+        return literal(to_micros(self._tests_clock.now()))
+
+
+@contextlib.asynccontextmanager
+async def postgres_tables(url: str, clock: FakeClock) -> AsyncIterator[ClockedDatabase]:
+    """The migrated database at *url* with nothing in it."""
+    database = ClockedDatabase(url, clock)
+    try:
+        await migrate(database)
+        async with database.write() as connection:
+            names = ", ".join(name for name in SQLModel.metadata.tables if name != "directory_version")
+            await connection.execute(text(f"TRUNCATE {names}"))
+        yield database
+    finally:
+        await database.close()

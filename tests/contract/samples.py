@@ -4,7 +4,8 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 from service.core.model import Application, Caller, Grant, GrantId, GrantType, Scope, SealedTokens
-from service.core.ports import ApiKey, AuthorizationRequest, Force, GrantStore
+from service.core.ports import GrantStore
+from service.core.records import ApiKey, AuthorizationRequest, Force
 
 ALICE = GrantId("versature", "alice")
 COMPANY = GrantId("versature", "@company")

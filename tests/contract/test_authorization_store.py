@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from service.core.model import GrantId
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 from tests.contract.conftest import Stores
 from tests.contract.samples import ALICE, MICROSECOND, SECOND, T0, connected, request, stored
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from service.core.model import Application, Caller, GrantType, Scope
-from service.core.ports import ApiKey, DirectoryRows, DirectoryStore
+from service.core.ports import DirectoryStore
+from service.core.records import ApiKey, DirectoryRows
 from tests.contract.conftest import Stores
 from tests.contract.samples import T0, application, caller, key
 

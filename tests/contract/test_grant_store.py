@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from service.core.model import Claim, Failure, Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
-from service.core.ports import Force, GrantStore, Setback
+from service.core.ports import GrantStore
+from service.core.records import Force, Setback
 from tests.contract.conftest import Stores
 from tests.contract.samples import (
     ALICE,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from service.core.model import GrantState, Reason, UpstreamRevocation
-from service.core.ports import Force, Setback
+from service.core.records import Force, Setback
 from tests.contract.conftest import Stores
 from tests.contract.samples import (
     ALICE,

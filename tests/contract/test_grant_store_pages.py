@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.core.model import Grant, GrantId, GrantState, Reason, UpstreamRevocation
 from service.core.names import matches
-from service.core.ports import GrantFilter
+from service.core.records import GrantFilter
 from tests.contract.conftest import Stores
 from tests.contract.samples import COMPANY, HOUR, MICROSECOND, T0, claim, connected, tokens
 

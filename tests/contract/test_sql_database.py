@@ -23,7 +23,8 @@ from service.adapters.sql_migrations import migrate, schema_is_current
 from service.adapters.tables import to_micros
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
-from service.core.ports import AuthorizationStore, DirectoryStore, GrantFilter, GrantStore, Setback
+from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore
+from service.core.records import GrantFilter, Setback
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
 from tests.contract.databases import RealDatabase, opened, out_of_reach, sqlite_url
@@ -249,7 +250,7 @@ async def sqlite(file: Path, clock: FakeClock) -> AsyncIterator[Database]:
 
 
 def sqlite_stores(database: Database, clock: FakeClock) -> Stores:
-    return sql_stores(database, RealDatabase(database.url, database.url, clock))
+    return sql_stores(database, RealDatabase("", "", clock))
 
 
 async def test_a_write_waits_while_another_process_holds_the_lock(sqlite: Database, file: Path) -> None:
@@ -329,6 +330,7 @@ async def test_processes_that_start_at_once_on_a_new_file_all_migrate_it(
 Use = Callable[[Stores], Awaitable[object]]
 USES: dict[str, Use] = {
     "grants.get": lambda s: s.grants.get(ALICE),
+    "grants.standings": lambda s: s.grants.standings([ALICE]),
     "grants.ensure": lambda s: s.grants.ensure(ALICE),
     "grants.claim": lambda s: claim(s.grants, SECRET),
     "grants.save": lambda s: s.grants.save(ALICE, generation=1, attempt_id=SECRET, tokens=tokens("a2", SECRET), at=T0),
@@ -443,11 +445,11 @@ def overwrite(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
-async def test_a_ping_tells_whether_the_database_answers(real: RealDatabase, database: Database) -> None:
-    await database.ping()
+async def test_the_clock_can_be_asked_if_the_database_answers(real: RealDatabase, database: Database) -> None:
+    assert await database.ask_clock() == real.clock.now()
     async with out_of_reach(real.away_url, real.clock) as away:
         with pytest.raises(StoreUnavailable):
-            await away.ping()
+            await away.ask_clock()
 
 
 async def test_a_closed_database_has_let_go_of_its_file(file: Path, clock: FakeClock) -> None:

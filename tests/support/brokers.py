@@ -102,13 +102,24 @@ class Broker:
     client: httpx.AsyncClient
     process: asyncio.subprocess.Process | None = None
 
+    def pause(self) -> None:
+        """Stop the process where it is, as a virtual machine that is being moved would."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
 
 @contextlib.asynccontextmanager
 async def broker_here(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Broker]:
     """A broker in this event loop, over TCP, by *clock*'s time."""
 
     def make(settings: Settings, metrics: Metrics) -> Container:
-        return build(settings, metrics, clock=clock)
+        return build(settings, metrics, clock=clock, works_alone=clock is None)
 
     # asyncio switches Nagle's algorithm off only where the protocol is named; with it an answer takes 40 ms longer.
     listener = socket.socket(proto=socket.IPPROTO_TCP)

@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import astuple
+from datetime import datetime, timedelta
 
+from service.core.clock import Clock
 from service.core.errors import KeyUnavailable
-from service.core.model import AccessToken, GrantId, SealedTokens
-from service.core.ports import Place, SealBroken
+from service.core.model import GrantId, SealedTokens
+from service.core.ports import SealBroken
+from service.core.records import CachedToken, Place
 
 
 class MemoryKeyring:
@@ -31,21 +34,30 @@ class MemoryKeyring:
 
 
 class MemoryTokenCache:
-    """A `TokenCache` that keeps everything it was given."""
+    """A `TokenCache` in a dictionary: Redis as long as nothing fails."""
 
-    def __init__(self) -> None:
-        self.tokens: dict[GrantId, AccessToken] = {}
-        self.buried: dict[GrantId, int] = {}
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._entries: dict[GrantId, tuple[CachedToken, datetime]] = {}
 
-    async def put(self, grant: GrantId, token: AccessToken) -> None:
-        known = self.tokens.get(grant)
-        if (known is None or known.generation <= token.generation) and self.buried.get(grant, 0) < token.generation:
-            self.tokens[grant] = token
+    async def get(self, grant: GrantId) -> CachedToken | None:
+        entry = self._entries.get(grant)
+        return entry[0] if entry and self._clock.now() < entry[1] else None
+
+    async def put(self, grant: GrantId, generation: int, sealed: bytes, ttl: timedelta) -> None:
+        if ttl > timedelta(0):
+            await self._write(grant, CachedToken(generation, sealed), ttl)
 
     async def bury(self, grant: GrantId, generation: int) -> None:
-        self.buried[grant] = max(generation, self.buried.get(grant, 0))
-        if (known := self.tokens.get(grant)) is not None and known.generation <= generation:
-            del self.tokens[grant]
+        await self._write(grant, CachedToken(generation, None), timedelta(days=1))
+
+    async def forget(self, grant: GrantId) -> None:
+        self._entries.pop(grant, None)
+
+    async def _write(self, grant: GrantId, entry: CachedToken, ttl: timedelta) -> None:
+        known = await self.get(grant)
+        if known is None or known.generation < entry.generation:
+            self._entries[grant] = (entry, self._clock.now() + ttl)
 
 
 class MemoryEscrow:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +24,7 @@ from service.core.model import (
     UpstreamRevocation,
 )
 from service.core.names import matches
-from service.core.ports import ApiKey, AuthorizationRequest, DirectoryRows, Force, GrantFilter, Setback
+from service.core.records import ApiKey, AuthorizationRequest, DirectoryRows, Force, GrantFilter, Setback, Standing
 
 REMEMBERED_SPENT = 64
 REMEMBERED_IMPORTED = 16
@@ -100,6 +100,13 @@ class MemoryGrantStore(_Store):
     async def get(self, grant: GrantId) -> Grant | None:
         async with self._transaction("get"):
             return self.peek(grant)
+
+    async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+        async with self._transaction("standings"):
+            found = {grant: self.peek(grant) for grant in grants}
+            return {
+                grant: Standing(row.generation, row.state, row.claim is not None) for grant, row in found.items() if row
+            }
 
     async def ensure(self, grant: GrantId) -> None:
         async with self._transaction("ensure"):
@@ -208,6 +215,8 @@ class MemoryGrantStore(_Store):
         async with self._transaction("import_"):
             row = self.make_row(grant)
             if row.knows(tokens.refresh_digest):
+                if row.digest == tokens.refresh_digest and row.grant.fingerprint != tokens.fingerprint:
+                    return self._change(row, {"fingerprint": tokens.fingerprint}), False
                 return row.grant, False
             imported = ((tokens.refresh_digest,) if tokens.refresh_digest else ()) + row.imported
             row = replace(row, imported=imported[:REMEMBERED_IMPORTED])
@@ -247,8 +256,8 @@ class MemoryGrantStore(_Store):
             row = self._rows.get(grant)
             if row is None:
                 return None
-            revivable = grant.is_company or row.grant.refresh_sealed is not None
-            if not revivable or row.grant.state is not GrantState.REAUTHORIZATION_REQUIRED:
+            dead, held = row.grant.state is GrantState.REAUTHORIZATION_REQUIRED, row.grant.refresh_sealed is not None
+            if row.grant.state is GrantState.CONNECTED or not (grant.is_company or (dead and held)):
                 return row.grant
             return self._change(row, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
 

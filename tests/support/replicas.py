@@ -14,8 +14,10 @@ from service.core.model import COMPANY, AccessToken, Application, Grant, GrantId
 from service.core.policy import Policy
 from service.core.redemption import Redeemer
 from service.core.renewal import Renewer
+from service.core.revalidation import Confirmer
 from service.core.revocation import Revoker
 from service.core.saving import Saver
+from service.core.skew import ClockSkew
 from service.core.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
@@ -93,12 +95,13 @@ class House:
     requests: MemoryAuthorizationStore = field(init=False)
     rows: MemoryDirectoryStore = field(init=False, default_factory=MemoryDirectoryStore)
     keyring: MemoryKeyring = field(init=False, default_factory=MemoryKeyring)
-    shared: MemoryTokenCache = field(init=False, default_factory=MemoryTokenCache)
+    shared: MemoryTokenCache = field(init=False)
 
     def __post_init__(self) -> None:
         self.server = FakeAuthorizationServer(self.clock, rotation=self.rotation)
         self.grants = MemoryGrantStore(self.clock)
         self.requests = MemoryAuthorizationStore(self.grants)
+        self.shared = MemoryTokenCache(self.clock)
 
     def replica(
         self, *, settings: Application | None = None, admin_key: str | None = None, clock: Clock | None = None
@@ -111,7 +114,7 @@ class House:
         revoker = Revoker(grants, server, vault, shared, local, clock)
         saver = Saver(grants, vault, escrow, shared, local, revoker, clock, policy)
         redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, lambda: self.jitter)
-        renewer = Renewer(grants, redeemer, vault, breaker, clock, policy, lambda: self.jitter)
+        renewer = Renewer(grants, redeemer, vault, shared, breaker, ClockSkew(), clock, policy, lambda: self.jitter)
         exchange = CodeExchange(grants, self.requests, server, vault, self.keyring, local, clock, policy)
         directory = Directory(self.rows, clock, policy, default_application=settings, admin_key=admin_key)
         authorization = Authorization(
@@ -124,7 +127,8 @@ class House:
             redirect_uri=REDIRECT_URI,
             return_origins=["https://crm.example"],
         )
-        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, clock, policy)
+        confirmer = Confirmer(grants, clock)
+        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy)
         return Replica(broker, renewer, saver, breaker, exchange, directory, authorization, local, vault, escrow)
 
     async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
@@ -145,6 +149,12 @@ class House:
         found = await self.grants.get(grant)
         assert found is not None
         return found
+
+    async def shared_token(self, grant: GrantId = ALICE) -> AccessToken | None:
+        """The token in the shared cache, opened."""
+        cached = await self.shared.get(grant)
+        vault = Vault(self.keyring, self.policy, lambda: self.jitter)
+        return vault.open_cached(grant, cached) if cached is not None else None
 
     async def stored(self, grant: GrantId = ALICE) -> tuple[AccessToken | None, str | None]:
         """The tokens in the row, opened."""

@@ -36,7 +36,7 @@ class World:
     @contextlib.asynccontextmanager
     async def container(self) -> AsyncIterator[Container]:
         """The product without its HTTP, as its command line uses it."""
-        container = build(settings_from(self.variables), Metrics(), clock=self.clock)
+        container = build(settings_from(self.variables), Metrics(), clock=self.clock, works_alone=False)
         try:
             await container.start()
             yield container

@@ -9,7 +9,7 @@ from service.core.digests import secret_digest
 from service.core.directory import ADMIN, may_ask_for, needed_grant_type, require_scope
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
 from service.core.model import COMPANY, Caller, GrantType, Scope
-from service.core.ports import ApiKey
+from service.core.records import ApiKey
 from tests.support.replicas import House, Replica, application
 
 USERS, COMPANYS = GrantType.AUTHORIZATION_CODE, GrantType.CLIENT_CREDENTIALS

@@ -7,7 +7,7 @@ import pytest
 
 from service.core.errors import KeyUnavailable, StoreUnavailable
 from service.core.model import GrantState
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 from tests.support.replicas import ALICE, REDIRECT_URI, VERSATURE, House, Replica
 
 LONG = timedelta(hours=1)

@@ -24,7 +24,7 @@ from service.core.broker import Handout
 from service.core.errors import BrokerError, ReauthorizationRequired
 from service.core.lifetimes import is_usable
 from service.core.model import Grant, GrantState, TokenAnswer
-from service.core.ports import AuthorizationRequest
+from service.core.records import AuthorizationRequest
 from service.core.upstream import Ambiguous, ClientRefused, NotSent, OtherRefusal, RateLimited, RefusedWithoutCode
 from service.core.vault import Vault
 from tests.support.fake_server import Call, Lost, Rotation, Silence

@@ -7,6 +7,7 @@ import pytest
 
 from service.core.errors import GrantNotFound, ReauthorizationRequired, StoreUnavailable
 from service.core.model import GrantState, Reason, UpstreamRevocation
+from service.core.records import CachedToken
 from service.core.upstream import NotSent
 from tests.support.replicas import ALICE, REVOCABLE, VERSATURE, House, Replica
 
@@ -23,7 +24,7 @@ async def test_a_revoked_grant_is_unusable_here_at_once_and_elsewhere_within_the
     await asyncio.sleep(5)
     with pytest.raises(ReauthorizationRequired):
         await elsewhere.ask()
-    assert house.shared.buried == {ALICE: 2}
+    assert await house.shared.get(ALICE) == CachedToken(2, None)
 
 
 async def test_the_provider_is_told_of_the_refresh_token_and_then_the_secrets_are_erased(

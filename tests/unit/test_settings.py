@@ -49,6 +49,7 @@ DEFAULTS: dict[str, object] = {
     "broker_public_url": None,
     "broker_routes": "all",
     "broker_admin_key": None,
+    "broker_redis_url": None,
     "broker_return_origins": (),
     "broker_trusted_proxies": (),
     "broker_local_cache_seconds": 5,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from service.adapters.keyring import AesKeyring
 from service.core.errors import KeyUnavailable
 from service.core.model import SealingKey
-from service.core.ports import Place, SealBroken
+from service.core.ports import SealBroken
+from service.core.records import Place
 
 OLD = SealingKey("2025", b"o" * 32)
 NEW = SealingKey("2026", b"n" * 32)

@@ -1,0 +1,136 @@
+"""Access tokens in Redis: sealed, by generation, and never in anybody's way."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.core.bypass import Bypass
+from service.core.clock import Clock
+from service.core.health import READY, PartHealth, Readiness
+from service.core.model import GrantId
+from service.core.records import CachedToken
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(milliseconds=50)
+CONNECT_TIMEOUT = timedelta(milliseconds=250)
+CONNECTIONS = 50
+TOMBSTONE_LIFE = timedelta(days=1)
+
+# One hash per grant: `g` the generation, `v` the sealed token, empty in a tombstone. A write needs a lower generation.
+_WRITE = """
+local known = redis.call('HGET', KEYS[1], 'g')
+if known and tonumber(known) >= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'g', ARGV[1], 'v', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+T = TypeVar("T")
+Observe = Callable[[str, str], None]
+"""Told of every operation and its outcome: `ok`, `failed`, or `bypassed`."""
+
+
+class RedisTokenCache:
+    """A `TokenCache` in Redis. What fails is counted and forgotten; the next second tries again."""
+
+    def __init__(self, url: str, *, clock: Clock, observe: Observe) -> None:
+        self._bypass, self._observe = Bypass(clock, self._answers), observe
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._redis = Redis(
+            connection_pool=BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=TIMEOUT.total_seconds(),
+                socket_timeout=TIMEOUT.total_seconds(),
+                socket_connect_timeout=CONNECT_TIMEOUT.total_seconds(),
+                retry=Retry(NoBackoff(), 0),
+            )
+        )
+        self._write = self._redis.register_script(_WRITE)
+
+    @property
+    def is_bypassed(self) -> bool:
+        return self._bypass.is_down
+
+    async def get(self, grant: GrantId) -> CachedToken | None:
+        found = await self._ask("get", lambda: cast(Awaitable[list[Any]], self._redis.hmget(_key(grant), ["g", "v"])))
+        if found is None or found[0] is None:
+            return None
+        return CachedToken(generation=int(found[0]), sealed=found[1] or None)
+
+    async def put(self, grant: GrantId, generation: int, sealed: bytes, ttl: timedelta) -> None:
+        await self._write_entry("put", grant, generation, sealed, ttl)
+
+    async def bury(self, grant: GrantId, generation: int) -> None:
+        await self._write_entry("bury", grant, generation, b"", TOMBSTONE_LIFE)
+
+    async def forget(self, grant: GrantId) -> None:
+        await self._ask("forget", lambda: self._redis.delete(_key(grant)))
+
+    async def health(self) -> PartHealth:
+        """Asked even while it is bypassed; without Redis the database serves what it would have."""
+        if await self._answers():
+            return READY
+        return PartHealth(Readiness.DEGRADED, "Redis cannot be asked; the database serves in its place")
+
+    async def _answers(self) -> bool:
+        try:
+            await self._redis.ping()
+        except (RedisError, OSError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self._bypass.close()
+        await self._redis.aclose(close_connection_pool=True)
+
+    async def _write_entry(self, name: str, grant: GrantId, generation: int, value: bytes, ttl: timedelta) -> None:
+        milliseconds = ttl // timedelta(milliseconds=1)
+        if milliseconds > 0:
+            arguments: list[int | bytes] = [generation, value, milliseconds]
+            await self._ask(name, lambda: self._write(keys=[_key(grant)], args=arguments))
+
+    async def _ask(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
+        """The operation's answer, or None: a Redis that is full or read-only still answers reads."""
+        async with self._slots:
+            if self._bypass.is_down:
+                self._observe(name, "bypassed")
+                return None
+            return await self._try(name, operation)
+
+    async def _try(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
+        try:
+            answer = await operation()
+        except (RedisConnectionError, RedisTimeoutError, OSError) as failure:
+            self._bypass.failed()
+            self._complain(name, failure)
+            return None
+        except RedisError as failure:
+            self._complain(name, failure)
+            return None
+        self._observe(name, "ok")
+        return answer
+
+    def _complain(self, name: str, failure: Exception) -> None:
+        self._observe(name, "failed")
+        log.warning("redis failed", extra={"operation": name, "failure": type(failure).__name__})
+
+
+def _key(grant: GrantId) -> str:
+    """Users' names do not show in Redis."""
+    sha = hashlib.sha256()
+    for part in (grant.application, grant.user):
+        encoded = part.encode()
+        sha.update(len(encoded).to_bytes(4, "big") + encoded)
+    return f"token-broker:token:{sha.hexdigest()[:40]}"

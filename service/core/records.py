@@ -1,0 +1,96 @@
+"""What goes through the ports besides the nouns of `core.model`: rows, filters, notes."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from service.core.model import Application, Caller, GrantId, GrantState, GrantType
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The logical place that a sealed value is bound to; moved anywhere else, it does not open."""
+
+    kind: str
+    application: str
+    user: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """What a claim for a forced renewal writes so that the next one keeps its distance."""
+
+    until: datetime
+    interval: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """One failed attempt, as noted in the grant's row; `finished` False leaves the claim standing (rule 5)."""
+
+    code: str
+    at: datetime
+    retry_at: datetime
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFilter:
+    """Which grants a listing shows; `users` and `applications` are patterns, None everything."""
+
+    application: str | None = None
+    state: GrantState | None = None
+    users: tuple[str, ...] | None = None
+    applications: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CachedToken:
+    """An entry of the shared cache; without `sealed` it is a tombstone."""
+
+    generation: int
+    sealed: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The little that confirms a cached token: it is the grant's current one, and nobody is renewing it."""
+
+    generation: int
+    state: GrantState
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRequest:
+    """One trip of one browser to the provider. Ticket, state and cookie are kept as digests only."""
+
+    ticket_digest: bytes = field(repr=False)
+    grant: GrantId
+    caller: str
+    return_to: str | None
+    expires_at: datetime
+    completed_at: datetime | None = None
+    started_at: datetime | None = None
+    cookie_digest: bytes | None = field(default=None, repr=False)
+    sealed_verifier: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key of one caller, known by its SHA-256 digest only."""
+
+    digest: bytes = field(repr=False)
+    caller: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRows:
+    """Everything stored about callers and applications, at one version; applications in the order they were added."""
+
+    version: int
+    callers: tuple[Caller, ...]
+    keys: tuple[ApiKey, ...]
+    applications: tuple[Application, ...]
+    defaults: dict[GrantType, str]

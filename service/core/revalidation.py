@@ -1,0 +1,100 @@
+"""Keeps promises about age: what is cached here is asked for in batches, not one by one."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+from service.core.clock import Clock
+from service.core.directory import Directory
+from service.core.errors import BrokerError, StoreUnavailable
+from service.core.local_cache import LocalCache
+from service.core.model import GrantId, GrantState
+from service.core.policy import Policy
+from service.core.ports import GrantStore
+from service.core.records import Standing
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000
+
+
+class Confirmer:
+    """Asks the database how grants stand; whoever asks while a query runs shares the next one."""
+
+    def __init__(self, grants: GrantStore, clock: Clock) -> None:
+        self._grants, self._clock = grants, clock
+        self._waiting: dict[GrantId, asyncio.Future[tuple[datetime, Standing | None]]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    async def confirm(self, grant: GrantId) -> tuple[datetime, Standing | None]:
+        """How *grant* stands, None if it does not exist, and the instant from which that is known.
+
+        Raises:
+            StoreUnavailable: the database cannot be asked.
+        """
+        future = self._waiting.get(grant)
+        if future is None:
+            future = self._waiting[grant] = asyncio.get_running_loop().create_future()
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(future)
+
+    async def _ask(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, {}
+            asked_at = self._clock.now()
+            try:
+                standings = await self._grants.standings(list(batch))
+            except BrokerError as failure:
+                for future in batch.values():
+                    future.set_exception(failure)
+                    future.exception()  # marks it as seen, should every waiter have gone
+            else:
+                for grant, future in batch.items():
+                    future.set_result((asked_at, standings.get(grant)))
+        self._asking = None
+
+
+class Revalidator:
+    """Confirms, a few times within the promised age, every entry that was used and the directory's version."""
+
+    def __init__(
+        self, grants: GrantStore, directory: Directory, local: LocalCache, clock: Clock, policy: Policy
+    ) -> None:
+        self._grants, self._directory, self._local = grants, directory, local
+        self._clock, self._policy = clock, policy
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            await self._clock.sleep(self._policy.local_cache / 3)
+            try:
+                await self.tick()
+            except (StoreUnavailable, TimeoutError):
+                log.warning("cached tokens cannot be confirmed: the database is away")
+            except Exception:
+                log.exception("a revalidation crashed")
+
+    async def tick(self) -> None:
+        """Ask once for everything that was used since the last time.
+
+        An entry that somebody is about to renew is not confirmed: its next caller takes the long way and waits.
+
+        Raises:
+            StoreUnavailable: nothing could be confirmed.
+        """
+        await self._directory.check()
+        used = self._local.take_used()
+        for start in range(0, len(used), BATCH):
+            await self._confirm(used[start : start + BATCH])
+
+    async def _confirm(self, grants: Sequence[GrantId]) -> None:
+        asked_at = self._clock.now()
+        standings = await self._grants.standings(grants)
+        for grant in grants:
+            standing = standings.get(grant)
+            if standing is None or standing.state is not GrantState.CONNECTED:
+                self._local.drop(grant)
+            elif not standing.claimed:
+                self._local.confirm(grant, standing.generation, asked_at)

@@ -1,0 +1,94 @@
+"""What only PostgreSQL does: leases by its own clock, and claims by processes that wait for each other's locks."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.adapters.sql_database import Database
+from service.adapters.sql_grants import SqlGrantStore
+from service.adapters.sql_migrations import migrate, schema_is_current
+from service.core.clock import SystemClock
+from service.core.errors import StoreUnavailable
+from service.core.model import GrantId
+from tests.contract.samples import ALICE
+from tests.support.brokers import environment
+from tests.support.clock import FakeClock
+from tests.support.servers import Server, new_database
+
+
+@pytest.fixture(scope="module")
+def url(postgres: Server) -> str:
+    return new_database(postgres, "leases")
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    found = Database(url, pool_size=10, clock=FakeClock())
+    await migrate(found)
+    yield found
+    await found.close()
+
+
+async def claim(grants: SqlGrantStore, grant: GrantId, name: str, lease: timedelta) -> bool:
+    won = await grants.claim(grant, generation=0, attempt_id=name, fingerprint=b"f", lease=lease, takeover=timedelta(0))
+    return won is not None
+
+
+async def test_leases_run_by_the_clock_of_the_server_whatever_a_process_believes(database: Database) -> None:
+    grants = SqlGrantStore(database)
+    await grants.ensure(ALICE)
+    before = SystemClock().now()
+    assert await claim(grants, ALICE, "first", timedelta(hours=1))
+    row = await grants.get(ALICE)
+    assert row is not None
+    assert row.claim is not None
+    assert timedelta(0) <= row.claim.started_at - before < timedelta(minutes=1)
+    assert row.claim.lease_until - row.claim.started_at >= timedelta(hours=1)
+
+
+async def test_a_hundred_claims_at_once_are_won_once_each(url: str, database: Database) -> None:
+    second = Database(url, pool_size=10, clock=SystemClock())
+    contested = [GrantId("fleet", f"user{number}") for number in range(10)]
+    stores = [SqlGrantStore(database), SqlGrantStore(second)]
+    for grant in contested:
+        await stores[0].ensure(grant)
+    attempts = [
+        claim(stores[number % 2], grant, f"{number}", timedelta(minutes=5))
+        for grant in contested
+        for number in range(10)
+    ]
+    assert sum(await asyncio.gather(*attempts)) == len(contested)
+    await second.close()
+
+
+async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailable(postgres: Server) -> None:
+    empty = Database(new_database(postgres, "unmigrated"), pool_size=2, clock=SystemClock())
+    assert not await schema_is_current(empty)
+    with pytest.raises(StoreUnavailable):
+        await SqlGrantStore(empty).get(ALICE)
+    await empty.close()
+
+
+async def test_migrations_started_at_once_do_the_work_only_once(postgres: Server, tmp_path: Path) -> None:
+    url = new_database(postgres, "contended")
+    variables = environment(tmp_path, "http://127.0.0.1:1", BROKER_DATABASE_URL=url)
+    migrations = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service",
+            "migrate",
+            env={**os.environ, **variables},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        for _ in range(3)
+    ]
+    assert [await migration.wait() for migration in migrations] == [0, 0, 0]
+    database = Database(url, pool_size=1, clock=SystemClock())
+    assert await schema_is_current(database)
+    await database.close()
