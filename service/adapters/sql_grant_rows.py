@@ -30,7 +30,8 @@ def _micros(instant: datetime | None) -> int | None:
     return None if instant is None else to_micros(instant)
 
 
-def _instant(micros: int | None) -> datetime | None:
+def to_instant(micros: int | None) -> datetime | None:
+    """A nullable column's instant."""
     return None if micros is None else from_micros(micros)
 
 
@@ -50,19 +51,19 @@ def to_grant(row: Row[Any]) -> Grant:
         access_sealed=row.access_sealed,
         refresh_sealed=row.refresh_sealed,
         scope=row.scope,
-        obtained_at=_instant(row.obtained_at),
-        renewed_at=_instant(row.renewed_at),
-        issued_at=_instant(row.issued_at),
-        access_expires_at=_instant(row.access_expires_at),
-        due_at=_instant(row.due_at),
-        refresh_expires_at=_instant(row.refresh_expires_at),
+        obtained_at=to_instant(row.obtained_at),
+        renewed_at=to_instant(row.renewed_at),
+        issued_at=to_instant(row.issued_at),
+        access_expires_at=to_instant(row.access_expires_at),
+        due_at=to_instant(row.due_at),
+        refresh_expires_at=to_instant(row.refresh_expires_at),
         claim=claim,
         unfinished_generation=row.unfinished_generation,
         saved_attempt_id=row.saved_attempt_id,
         failures=row.failures,
         last_error=error,
-        retry_at=_instant(row.retry_at),
-        forced_until=_instant(row.forced_until),
+        retry_at=to_instant(row.retry_at),
+        forced_until=to_instant(row.forced_until),
         forced_interval=None if row.forced_interval is None else row.forced_interval * MICROSECOND,
         upstream_revocation=UpstreamRevocation(row.upstream_revocation) if row.upstream_revocation else None,
     )

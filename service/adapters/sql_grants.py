@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grant_listing import listing
-from service.adapters.sql_grant_rows import MICROSECOND, to_grant, token_values
+from service.adapters.sql_grant_rows import MICROSECOND, to_grant, to_instant, token_values
 from service.adapters.tables import grants, to_micros
 from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
 from service.core.records import Force, GrantFilter, Setback, Standing
@@ -43,13 +43,14 @@ class SqlGrantStore:
     @guarded
     async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
         wanted = [(grant.application, grant.user) for grant in grants]
+        claimed = _columns.attempt_id.is_not(None)
         statement = select(
-            _columns.application, _columns.user, _columns.generation, _columns.state, _columns.attempt_id.is_not(None)
+            _columns.application, _columns.user, _columns.generation, _columns.issued_at, _columns.state, claimed
         ).where(tuple_(_columns.application, _columns.user).in_(wanted))
         async with self._database.read() as connection:
             return {
-                GrantId(application, user): Standing(generation, GrantState(state), claimed)
-                for application, user, generation, state, claimed in await connection.execute(statement)
+                GrantId(row[0], row[1]): Standing(row[2], to_instant(row[3]), GrantState(row[4]), row[5])
+                for row in await connection.execute(statement)
             }
 
     @guarded

@@ -123,7 +123,7 @@ class TokenBroker:
         confirmed_at, standing = await self._confirmer.confirm(grant_id)
         if standing is None or standing.state is not GrantState.CONNECTED or standing.claimed:
             return False
-        if standing.generation != token.generation:
+        if not standing.confirms(token):
             return False
         self._local.put(grant_id, token, confirmed_at)
         return True

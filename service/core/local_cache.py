@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from service.core.model import AccessToken, GrantId
+from service.core.records import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,13 @@ class LocalCache:
         used, self._used = self._used, set()
         return [grant for grant in used if grant in self._entries]
 
-    def confirm(self, grant: GrantId, generation: int, confirmed_at: datetime) -> bool:
-        """Note that the database had *generation* at *confirmed_at*; False, and the entry gone, if it has another."""
+    def confirm(self, grant: GrantId, standing: Standing, confirmed_at: datetime) -> None:
+        """Note how the database had *grant* at *confirmed_at*: its entry is good until later, or gone."""
         entry = self._entries.get(grant)
-        if entry is None:
-            return False
-        if entry.token.generation != generation:
+        if entry is None or not standing.confirms(entry.token):
             self.drop(grant)
-            return False
-        self._entries[grant] = Entry(entry.token, max(confirmed_at, entry.confirmed_at))
-        return True
+        else:
+            self._entries[grant] = Entry(entry.token, max(confirmed_at, entry.confirmed_at))
 
     def put(self, grant: GrantId, token: AccessToken, confirmed_at: datetime) -> None:
         """Remember *token*, unless a newer generation is already here."""

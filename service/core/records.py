@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from service.core.model import Application, Caller, GrantId, GrantState, GrantType
+from service.core.model import AccessToken, Application, Caller, GrantId, GrantState, GrantType
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,19 @@ class CachedToken:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The little that confirms a cached token: it is the grant's current one, and nobody is renewing it."""
+    """The little that confirms a cached token: it is the grant's current one, and nobody is renewing it.
+
+    `issued_at` tells tokens of equal generation apart, should a cache outlive its database.
+    """
 
     generation: int
+    issued_at: datetime | None
     state: GrantState
     claimed: bool
+
+    def confirms(self, token: AccessToken) -> bool:
+        """Whether *token* is the grant's current one."""
+        return self.generation == token.generation and self.issued_at == token.issued_at
 
 
 @dataclass(frozen=True, slots=True)

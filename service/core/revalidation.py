@@ -97,4 +97,4 @@ class Revalidator:
             if standing is None or standing.state is not GrantState.CONNECTED:
                 self._local.drop(grant)
             elif not standing.claimed:
-                self._local.confirm(grant, standing.generation, asked_at)
+                self._local.confirm(grant, standing, asked_at)

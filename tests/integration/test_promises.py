@@ -62,7 +62,7 @@ async def test_a_process_stopped_past_its_lease_loses_no_token(
     tmp_path: Path, postgres: Server, redis: Server, rotation: str
 ) -> None:
     """Nobody takes over before the takeover time, so the late answer wins."""
-    short = {"BROKER_UPSTREAM_DEADLINE_SECONDS": 1, "BROKER_LEASE_SECONDS": 2, "BROKER_TAKEOVER_SECONDS": 60}
+    short = {"BROKER_UPSTREAM_DEADLINE_SECONDS": 2, "BROKER_LEASE_SECONDS": 4, "BROKER_TAKEOVER_SECONDS": 60}
     switches = (f"rotation={rotation}", "fault=delay", "delay_seconds=0.5")
     async with running_fleet(tmp_path, 2, postgres, redis, *switches, **short) as fleet:
         await fleet.import_users(["alice"])
@@ -71,7 +71,7 @@ async def test_a_process_stopped_past_its_lease_loses_no_token(
         await fleet.sandbox.until_asked_to_refresh()
         first.pause()
         waiting = asyncio.create_task(second.client.get("/tokens/alice"))
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(4.5)
         assert not waiting.done()
         first.go_on()
         answers = [await asking, await waiting]
@@ -83,7 +83,7 @@ async def test_a_process_stopped_past_its_lease_loses_no_token(
 async def test_a_process_stopped_past_the_takeover_adopts_the_newer_answer(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:
-    short = {"BROKER_UPSTREAM_DEADLINE_SECONDS": 1, "BROKER_LEASE_SECONDS": 2, "BROKER_TAKEOVER_SECONDS": 0}
+    short = {"BROKER_UPSTREAM_DEADLINE_SECONDS": 2, "BROKER_LEASE_SECONDS": 4, "BROKER_TAKEOVER_SECONDS": 0}
     switches = ("rotation=off", "fault=delay", "delay_seconds=0.5", "fault_times=1")
     async with running_fleet(tmp_path, 2, postgres, redis, *switches, **short) as fleet:
         await fleet.import_users(["alice"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from redis import Redis
 
 from service.adapters.sql_database import Database
 from service.adapters.sql_migrations import migrate
@@ -93,6 +94,8 @@ async def running_fleet(
             **({"BROKER_REDIS_URL": redis.url} if redis else {}),
             **overrides,
         }
+        if redis:
+            Redis.from_url(redis.url).flushall()
         variables = environment(folder, sandbox.base_url, **shared)
         await prepare(variables)
         brokers = [

@@ -105,7 +105,9 @@ class MemoryGrantStore(_Store):
         async with self._transaction("standings"):
             found = {grant: self.peek(grant) for grant in grants}
             return {
-                grant: Standing(row.generation, row.state, row.claim is not None) for grant, row in found.items() if row
+                grant: Standing(row.generation, row.issued_at, row.state, row.claim is not None)
+                for grant, row in found.items()
+                if row
             }
 
     async def ensure(self, grant: GrantId) -> None:
