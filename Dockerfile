@@ -33,8 +33,7 @@ FROM runtime AS broker
 COPY alembic alembic
 ENV BROKER_HOST=0.0.0.0 \
     BROKER_PORT=8000 \
-    BROKER_DATABASE_URL=sqlite+aiosqlite:////var/lib/token-broker/token-broker.db \
-    BROKER_ESCROW_DIR=/var/lib/token-broker/escrow
+    BROKER_DATABASE_URL=sqlite+aiosqlite:////var/lib/token-broker/token-broker.db
 VOLUME /var/lib/token-broker
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \

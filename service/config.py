@@ -1,10 +1,6 @@
 """Every knob of the product, its unit, and the checks across knobs. All that is wrong is reported at once."""
 
-import base64
-import binascii
-import ipaddress
 import os
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,14 +10,22 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, Validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.core.administration import KEY_PREFIX, Registration, check_url
-from service.core.errors import InvalidRequest
+from service.core.administration import KEY_PREFIX, Registration
 from service.core.model import GrantType, SealingKey
 from service.core.policy import Policy
+from service.forms import (
+    check_database_url,
+    check_redis_url,
+    is_loopback,
+    own_url,
+    parse_keys,
+    read_network,
+    read_origin,
+    read_url,
+    split,
+)
 
 DEFAULT_APPLICATION = "default"
-KEY_BYTES = 32
-KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
 class WrongSettings(Exception):
@@ -32,36 +36,9 @@ class WrongSettings(Exception):
         self.problems = problems
 
 
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _parse_keys(value: object) -> tuple[SealingKey, ...]:
-    keys: list[SealingKey] = []
-    for entry in str(value).split(","):
-        key_id, _, encoded = entry.strip().partition(":")
-        try:
-            material = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
-        except binascii.Error:
-            material = b""
-        if not KEY_ID.fullmatch(key_id) or len(material) != KEY_BYTES:
-            raise ValueError(f"every key must read id:base64-of-{KEY_BYTES}-bytes")
-        keys.append(SealingKey(key_id, material))
-    if len({key.id for key in keys}) < len(keys):
-        raise ValueError("two keys have the same id")
-    return tuple(keys)
-
-
-def _url(value: str) -> str:
-    try:
-        return check_url(value)
-    except InvalidRequest as wrong:
-        raise ValueError(wrong.detail) from None
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-Url = Annotated[str, Field(), BeforeValidator(lambda value: _url(str(value)))]
-Keys = Annotated[tuple[SealingKey, ...], BeforeValidator(_parse_keys)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split)]
+Url = Annotated[str, Field(), BeforeValidator(lambda value: read_url(str(value)))]
+Keys = Annotated[tuple[SealingKey, ...], BeforeValidator(parse_keys)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -81,7 +58,7 @@ class Settings(BaseSettings):
     versature_revocation_url: Url | None = None
     versature_scope: str | None = None
     versature_pkce: bool = False
-    versature_grant_types: Annotated[frozenset[GrantType], BeforeValidator(_split), Field(min_length=1)] = frozenset(
+    versature_grant_types: Annotated[frozenset[GrantType], BeforeValidator(split), Field(min_length=1)] = frozenset(
         GrantType
     )
 
@@ -125,17 +102,13 @@ class Settings(BaseSettings):
 
     @field_validator("broker_database_url")
     @classmethod
-    def _known_database(cls, url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(("sqlite+aiosqlite:///", "postgresql+psycopg://")):
-            raise ValueError("must be sqlite+aiosqlite:///… or postgresql+psycopg://…")
-        return url
+    def _usable_database(cls, url: SecretStr) -> SecretStr:
+        return SecretStr(check_database_url(url.get_secret_value()))
 
     @field_validator("broker_redis_url")
     @classmethod
-    def _redis_form(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        return url
+    def _usable_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        return SecretStr(check_redis_url(url.get_secret_value())) if url is not None else None
 
     @field_validator("broker_admin_key")
     @classmethod
@@ -151,7 +124,7 @@ class Settings(BaseSettings):
     def _public_url_is_safe(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None and not {"broker_host", "broker_port"} <= info.data.keys():
             return None
-        parts = urlsplit(url or _url(_own_url(info.data["broker_host"], info.data["broker_port"])))
+        parts = urlsplit(url or read_url(own_url(info.data["broker_host"], info.data["broker_port"])))
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise ValueError("must be https, or http on loopback; set it when BROKER_HOST is not loopback")
         if parts.query:
@@ -161,21 +134,12 @@ class Settings(BaseSettings):
     @field_validator("broker_return_origins")
     @classmethod
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            parts = urlsplit(_url(origin))
-            if parts.path.strip("/") or parts.query:
-                raise ValueError("an origin is scheme://host[:port] and nothing more")
-        return tuple(origin.rstrip("/").lower() for origin in origins)
+        return tuple(read_origin(origin) for origin in origins)
 
     @field_validator("broker_trusted_proxies")
     @classmethod
     def _networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            for proxy in proxies:
-                ipaddress.ip_network(proxy, strict=False)
-        except ValueError:
-            raise ValueError("every proxy must be an IP address or network") from None
-        return proxies
+        return tuple(read_network(proxy) for proxy in proxies)
 
     @field_validator("broker_lease_seconds")
     @classmethod
@@ -205,7 +169,7 @@ class Settings(BaseSettings):
 
     @property
     def public_url(self) -> str:
-        return (self.broker_public_url or _own_url(self.broker_host, self.broker_port)).rstrip("/")
+        return (self.broker_public_url or own_url(self.broker_host, self.broker_port)).rstrip("/")
 
     @property
     def redirect_uri(self) -> str:
@@ -284,17 +248,3 @@ def load_settings() -> Settings:
     if settings is None or problems:
         raise WrongSettings(problems)
     return settings
-
-
-def is_loopback(host: str) -> bool:
-    """Whether *host* can only be this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def _own_url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -94,5 +94,5 @@ def configure_logging(level: str, form: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # These narrate every request and statement, with addresses and parameters that are nobody's business.
-    for chatty in ("httpx", "httpcore", "sqlalchemy", "aiosqlite", "uvicorn.access"):
+    for chatty in ("httpx", "httpcore", "sqlalchemy", "aiosqlite", "alembic", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

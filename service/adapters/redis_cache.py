@@ -27,10 +27,12 @@ CONNECT_TIMEOUT = timedelta(milliseconds=250)
 CONNECTIONS = 50
 TOMBSTONE_LIFE = timedelta(days=1)
 
-# One hash per grant: `g` the generation, `v` the sealed token, empty in a tombstone. A write needs a lower generation.
+# One hash per grant: `g` the generation, `v` the sealed token, empty in a tombstone. A token is written over lower
+# generations only; a tombstone also over its own, for an answer on its way to a revoked grant bears the same one.
 _WRITE = """
 local known = redis.call('HGET', KEYS[1], 'g')
-if known and tonumber(known) >= tonumber(ARGV[1]) then return 0 end
+if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
+if known and tonumber(known) == tonumber(ARGV[1]) and ARGV[2] ~= '' then return 0 end
 redis.call('HSET', KEYS[1], 'g', ARGV[1], 'v', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1

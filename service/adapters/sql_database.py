@@ -27,6 +27,13 @@ _WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 _FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
 
+_BUSY = frozenset({"55P03", "57014", "40P01", "40001"})  # lock or statement timeout, deadlock, serialization failure
+
+
+class Busy(StoreUnavailable):
+    """One statement met another's lock; the database itself is well."""
+
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -101,6 +108,8 @@ class Database:
             raise StoreUnavailable
         try:
             return task.result()
+        except Busy:
+            raise
         except StoreUnavailable:
             self._bypass.failed()
             raise
@@ -187,7 +196,9 @@ def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
 def _postgresql(url: URL, pool_size: int) -> AsyncEngine:
     """READ COMMITTED by name; the server gives up as early as we do, and a vanished host is noticed."""
     deadline = int(DEADLINE.total_seconds() * 1000)
-    options = f"-c statement_timeout={deadline} -c lock_timeout={deadline} -c idle_in_transaction_session_timeout=10000"
+    options = (
+        f"-c statement_timeout={deadline} -c lock_timeout={deadline // 2} -c idle_in_transaction_session_timeout=10000"
+    )
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -204,8 +215,9 @@ def _postgresql(url: URL, pool_size: int) -> AsyncEngine:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except _UNAVAILABLE:
-        raise StoreUnavailable from None
+    except _UNAVAILABLE as failure:
+        busy = getattr(getattr(failure, "orig", None), "sqlstate", None) in _BUSY
+        raise (Busy if busy else StoreUnavailable) from None
     except exc.DBAPIError as failure:
         foreign_schema = getattr(failure.orig, "sqlstate", None) in _FOREIGN_SCHEMA
         damaged_file = type(failure) is exc.DatabaseError

@@ -70,9 +70,9 @@ class SqlDirectoryStore:
     @guarded
     async def remove_application(self, name: str) -> bool:
         async with self._database.write() as connection:
+            await _move_version(connection)
             await connection.execute(delete(default_applications).where(default_applications.c.application == name))
             removed = await connection.execute(delete(applications).where(applications.c.name == name))
-            await _move_version(connection)
             return removed.rowcount == 1
 
     @guarded
@@ -80,8 +80,8 @@ class SqlDirectoryStore:
         chosen = self._database.insert(default_applications).values(grant_type=grant_type, application=name)
         chosen = chosen.on_conflict_do_update(index_elements=["grant_type"], set_={"application": name})
         async with self._database.write() as connection:
-            await connection.execute(chosen)
             await _move_version(connection)
+            await connection.execute(chosen)
 
     @guarded
     async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
@@ -96,20 +96,22 @@ class SqlDirectoryStore:
     @guarded
     async def remove_caller(self, name: str) -> bool:
         async with self._database.write() as connection:
+            await _move_version(connection)
             await connection.execute(delete(api_keys).where(api_keys.c.caller == name))
             removed = await connection.execute(delete(callers).where(callers.c.name == name))
-            await _move_version(connection)
             return removed.rowcount == 1
 
     @guarded
     async def replace_keys(self, caller: str, key: ApiKey) -> bool:
         async with self._database.write() as connection:
+            # The lock comes first, or two new keys at once would both stay.
+            await connection.execute(select(directory_version.c.version).with_for_update())
             known = await connection.execute(select(callers.c.name).where(callers.c.name == caller))
             if known.one_or_none() is None:
                 return False
+            await _move_version(connection)
             await connection.execute(delete(api_keys).where(api_keys.c.caller == caller))
             await connection.execute(insert(api_keys).values(_key_row(key)))
-            await _move_version(connection)
             return True
 
     async def _add(self, *statements: Any) -> bool:

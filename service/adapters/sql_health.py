@@ -7,6 +7,8 @@ from service.core.errors import StoreUnavailable
 from service.core.health import READY, PartHealth, Readiness
 from service.core.skew import LIMIT, ClockSkew
 
+_AWAY = PartHealth(Readiness.DEGRADED, "the database cannot be asked; cached tokens still flow")
+
 
 class DatabaseHealth:
     """Checks for readiness; each asks the database itself."""
@@ -15,19 +17,23 @@ class DatabaseHealth:
         self._database, self._skew, self._clock = database, skew, clock
 
     async def database(self) -> PartHealth:
+        if self._database.is_bypassed:
+            return _AWAY
         try:
             if await schema_is_current(self._database):
                 return READY
         except StoreUnavailable:
-            return PartHealth(Readiness.DEGRADED, "the database cannot be asked; cached tokens still flow")
+            return _AWAY
         return PartHealth(Readiness.NOT_READY, "the schema is another version's: run token-broker migrate")
 
     async def clock(self) -> PartHealth:
+        if self._database.is_bypassed:
+            return _AWAY
         try:
             asked_at = self._clock.now()
             self._skew.note(await self._database.ask_clock(), asked_at, self._clock.now())
         except StoreUnavailable:
-            return PartHealth(Readiness.DEGRADED, "the database's clock cannot be asked")
+            return _AWAY
         if self._skew.is_too_large:
             return PartHealth(Readiness.NOT_READY, f"more than {LIMIT.total_seconds():g} s from the database's clock")
         return READY

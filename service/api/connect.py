@@ -64,7 +64,10 @@ async def arrive(request: Request, house: House) -> Response:
     except BrokerError as error:
         return _problem_page(request, error)
     if arrival.failure is None:
-        return _see_other(_return_address(arrival.request, {"status": "connected"}) or "/connect/done")
+        return _see_other(
+            _return_address(arrival.request, {"status": "connected"})
+            or f"{urlsplit(house.public_url).path}/connect/done"
+        )
     failed = {"status": "failed", "code": arrival.failure.code}
     address = _return_address(arrival.request, failed)
     return _see_other(address) if address else _problem_page(request, arrival.failure)

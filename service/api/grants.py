@@ -158,6 +158,8 @@ def _read_cursor(cursor: str | None) -> GrantId | None:
         return None
     try:
         application, user = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-        return GrantId(check_name(application), check_user(user))
+        if isinstance(application, str) and isinstance(user, str):
+            return GrantId(check_name(application), check_user(user))
     except (ValueError, TypeError, RecursionError, InvalidRequest):
-        raise InvalidRequest("The cursor is not one of ours.") from None
+        pass
+    raise InvalidRequest("The cursor is not one of ours.")

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from service.core.broker import TokenBroker
 from service.core.model import Grant, GrantState, Reason, Scope, UpstreamRevocation
@@ -27,6 +27,12 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - the only one that pydantic reports
+    return value
+
+
 class RejectedToken(_Body):
     access_token: Annotated[str, Field(min_length=1, max_length=16_384, description="The token that was answered 401")]
 
@@ -39,12 +45,14 @@ class ConnectInvitation(_Body):
 
 
 class GrantImport(_Body):
-    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384)]
+    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384, pattern=r"^[\x20-\x7e]+$")]
     access_token: Annotated[str | None, Field(min_length=1, max_length=16_384, pattern=r"^[\x21-\x7e]+$")] = None
     expires_in: Annotated[
-        int | None, Field(gt=0, le=315_360_000, description="Seconds that the access token still lives")
+        int | None,
+        Field(gt=0, le=315_360_000, description="Seconds that the access token still lives"),
+        BeforeValidator(_no_truth),
     ] = None
-    scope: Annotated[str | None, Field(max_length=1024)] = None
+    scope: Annotated[str | None, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")] = None
 
 
 class Token(BaseModel):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.responses import JSONResponse, Response
 
 from service.api.deps import ApplicationQuery, House, Target, User, Whoever, body, body_schema, judged, token_target
@@ -19,10 +19,17 @@ LONGEST_MIN_TTL = 10**9
 router = APIRouter(tags=["tokens"])
 
 
+def _whole_seconds(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("must be a whole number of seconds")
+    return value
+
+
 class TokenQuery(ApplicationQuery):
     min_ttl: Annotated[
         int | None,
         Field(ge=0, description="Seconds that the token must still live; more than half its life counts as half"),
+        BeforeValidator(_whole_seconds),
     ] = None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from service.api.schemas import grant_status
-from service.cli.running import print_table, read_secret, run_with_container
+from service.cli.running import fail, print_table, read_secret, run_with_container
 from service.container import Container
 from service.core.directory import needed_grant_type
 from service.core.errors import GrantNotFound
@@ -109,4 +109,7 @@ def revive(user: User, application: ApplicationName = None) -> None:
             raise GrantNotFound(grant_id)
         return container.services.broker.standing(grant)[0]
 
-    typer.echo(f"The grant's state is {run_with_container(work)}.", err=True)
+    state = run_with_container(work)
+    if state is not GrantState.CONNECTED:
+        fail(f"The grant's state is still {state}: the user must connect again.")
+    typer.echo(f"The grant's state is {state}.", err=True)

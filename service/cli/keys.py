@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.running import USAGE, fail
-from service.config import KEY_BYTES, KEY_ID
+from service.forms import KEY_BYTES, KEY_ID
 
 keys = typer.Typer(help="The keys that seal what is stored.", no_args_is_help=True)
 

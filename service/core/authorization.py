@@ -172,7 +172,8 @@ def _origin(url: str) -> str | None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or "\\" in url:
             return None
-        port = f":{parts.port}" if parts.port is not None else ""
+        own_port = parts.port in {None, {"http": 80, "https": 443}[parts.scheme]}
+        port = "" if own_port else f":{parts.port}"
     except ValueError:
         return None
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):

@@ -97,7 +97,9 @@ class TokenBroker:
             and not self._renewer.in_flight(grant_id)
         ):
             return Handout(entry.token, Source.LOCAL)
-        token, source = (entry.token, Source.LOCAL) if entry else (await self._shared_token(grant_id), Source.REDIS)
+        token, source = entry.token if entry is not None else None, Source.LOCAL
+        if token is None or not lifetimes.is_usable(token, now):
+            token, source = await self._shared_token(grant_id), Source.REDIS
         try:
             worth_asking = source is Source.REDIS or self._policy.local_cache > timedelta(0)
             if token is not None and worth_asking and await self._is_confirmed(grant_id, token, min_ttl):
@@ -125,6 +127,8 @@ class TokenBroker:
             return False
         if not standing.confirms(token):
             return False
+        if not lifetimes.is_fresh(token, self._clock.now(), min_ttl) or self._renewer.in_flight(grant_id):
+            return False  # asking took its time
         self._local.put(grant_id, token, confirmed_at)
         return True
 

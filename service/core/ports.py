@@ -76,7 +76,7 @@ class AuthorizationServer(Protocol):
 class TokenCache(Protocol):
     """Sealed access tokens shared by all replicas. Never the truth, never an obstacle: no method raises.
 
-    Nothing is ever written over an equal or higher generation.
+    No token is ever written over an equal or higher generation; a tombstone yields to higher ones only.
     """
 
     async def get(self, grant: GrantId) -> CachedToken | None:

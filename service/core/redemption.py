@@ -57,6 +57,7 @@ class Redeemer:
         try:
             answer = await self._send(application, grant, began)
         except InvalidGrant:
+            self._breaker.close(application, _grant_type(grant))  # the client itself was accepted
             raise await self._refused_grant(grant, claim) from None
         except Outcome as outcome:
             raise await self._failed(application, grant, claim, outcome) from None

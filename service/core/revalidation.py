@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from service.core.clock import Clock
 from service.core.directory import Directory
-from service.core.errors import BrokerError, StoreUnavailable
+from service.core.errors import StoreUnavailable
 from service.core.local_cache import LocalCache
 from service.core.model import GrantId, GrantState
 from service.core.policy import Policy
@@ -45,8 +45,8 @@ class Confirmer:
             batch, self._waiting = self._waiting, {}
             asked_at = self._clock.now()
             try:
-                standings = await self._grants.standings(list(batch))
-            except BrokerError as failure:
+                standings = await self._standings(list(batch))
+            except Exception as failure:  # whatever it is, nobody may wait for ever
                 for future in batch.values():
                     future.set_exception(failure)
                     future.exception()  # marks it as seen, should every waiter have gone
@@ -54,6 +54,12 @@ class Confirmer:
                 for grant, future in batch.items():
                     future.set_result((asked_at, standings.get(grant)))
         self._asking = None
+
+    async def _standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+        found: dict[GrantId, Standing] = {}
+        for start in range(0, len(grants), BATCH):
+            found |= await self._grants.standings(grants[start : start + BATCH])
+        return found
 
 
 class Revalidator:

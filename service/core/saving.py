@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from service.core.clock import Clock
-from service.core.errors import ReauthorizationRequired, RenewalInProgress, StoreUnavailable
+from service.core.errors import ReauthorizationRequired, RenewalInProgress
 from service.core.lifetimes import usable_until
 from service.core.local_cache import LocalCache
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason, SealedTokens, TokenAnswer
@@ -30,8 +30,8 @@ async def until_stored(store: Callable[[], Awaitable[T]], clock: Clock) -> T:
     while True:
         try:
             return await store()
-        except StoreUnavailable:
-            log.warning("an answer of the provider waits for the database")
+        except Exception as failure:  # whatever the database says: this may be the only copy of a refresh token
+            log.warning("an answer of the provider waits for the database", extra={"failure": type(failure).__name__})
             await clock.sleep(SAVE_RETRY)
 
 

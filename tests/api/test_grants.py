@@ -142,6 +142,7 @@ async def test_a_page_has_fifty_grants_unless_asked_otherwise(front: Front) -> N
 
 
 BAD_CURSORS = [
+    "WyJkZWZhdWx0IixbImEiXV0=",
     "x",
     "W10=",
     "WzEsMl0=",

@@ -59,6 +59,15 @@ async def test_a_tombstone_keeps_late_tokens_out_and_lets_a_newer_generation_in(
     assert await cache.get(ALICE) == CachedToken(5, b"reconnected")
 
 
+async def test_a_tombstone_is_laid_over_a_token_of_its_own_generation(cache: TokenCache) -> None:
+    await cache.put(ALICE, 4, b"an answer on its way to a grant that was revoked meanwhile", MINUTE)
+    await cache.bury(ALICE, 4)
+    assert await cache.get(ALICE) == CachedToken(4, None)
+    await cache.put(ALICE, 5, b"newer", MINUTE)
+    await cache.bury(ALICE, 4)
+    assert await cache.get(ALICE) == CachedToken(5, b"newer")
+
+
 async def test_a_token_without_life_is_not_kept(cache: TokenCache) -> None:
     await cache.put(ALICE, 3, b"sealed", timedelta(0))
     assert await cache.get(ALICE) is None

@@ -56,7 +56,8 @@ class MemoryTokenCache:
 
     async def _write(self, grant: GrantId, entry: CachedToken, ttl: timedelta) -> None:
         known = await self.get(grant)
-        if known is None or known.generation < entry.generation:
+        ties = entry.sealed is None
+        if known is None or known.generation < entry.generation or (ties and known.generation == entry.generation):
             self._entries[grant] = (entry, self._clock.now() + ttl)
 
 

@@ -1,11 +1,15 @@
 import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import pytest
 
 from service.core.broker import Source
 from service.core.errors import StoreUnavailable
+from service.core.model import GrantId
+from service.core.records import Standing
 from service.core.revalidation import Confirmer, Revalidator
+from tests.support.memory_stores import MemoryGrantStore
 from tests.support.replicas import ALICE, BOB, HOUR, VERSATURE, House, Replica
 
 
@@ -28,7 +32,8 @@ async def test_one_query_a_tick_keeps_every_used_entry_in_memory(house: House, r
 
 async def test_a_revocation_elsewhere_is_seen_by_the_next_tick(house: House, replica: Replica) -> None:
     await house.import_(replica)
-    await replica.ask()
+    for _ in range(2):
+        await replica.ask()
     await house.replica().broker.revoke(VERSATURE, ALICE)
     await revalidator(house, replica).tick()
     assert replica.local.get(ALICE) is None
@@ -96,3 +101,43 @@ async def test_a_query_that_fails_is_everybodys_and_the_next_one_is_asked_anew(h
         assert isinstance(failure, StoreUnavailable)
     house.grants.away = False
     assert (await confirmer.confirm(ALICE))[1] is not None
+
+
+class Odd(Exception):
+    """What no store is meant to raise."""
+
+
+async def test_an_unforeseen_failure_leaves_nobody_waiting(house: House, replica: Replica) -> None:
+    class Broken(MemoryGrantStore):
+        async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
+            raise Odd
+
+    confirmer = Confirmer(Broken(house.clock), house.clock)
+    for _ in range(2):
+        with pytest.raises(Odd):
+            await asyncio.wait_for(confirmer.confirm(ALICE), 1)
+
+
+async def test_a_token_that_ends_while_it_is_being_confirmed_is_not_handed_out(house: House, replica: Replica) -> None:
+    await house.import_(replica, life=timedelta(seconds=20))
+    await replica.ask()
+    house.clock.advance(timedelta(seconds=6))
+    gate = house.grants.held["standings"] = asyncio.Event()
+    asking = asyncio.create_task(replica.ask())
+    await asyncio.sleep(0.01)
+    house.clock.advance(timedelta(seconds=30))
+    gate.set()
+    handout = await asking
+    assert handout.token.expires_at > house.clock.now()
+    assert handout.source is Source.STALE
+
+
+async def test_an_ended_local_entry_does_not_hide_what_redis_has(house: House, replica: Replica) -> None:
+    elsewhere = house.replica()
+    await house.import_(replica, life=timedelta(seconds=20))
+    await replica.ask()
+    await asyncio.sleep(21)
+    renewed = await elsewhere.ask()
+    house.grants.away = True
+    handout = await replica.ask()
+    assert (handout.source, handout.token) == (Source.REDIS, renewed.token)

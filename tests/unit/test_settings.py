@@ -103,7 +103,21 @@ WRONG: dict[str, list[str]] = {
     "VERSATURE_REVOCATION_URL": ["nonsense"],
     "VERSATURE_PKCE": ["perhaps"],
     "VERSATURE_GRANT_TYPES": ["password", "client_credentials;authorization_code", ",", "client_credentials,implicit"],
-    "BROKER_DATABASE_URL": ["sqlite:///a.db", "token-broker.db", "mysql://user:geheim@host/db"],
+    "BROKER_DATABASE_URL": [
+        "sqlite:///a.db",
+        "token-broker.db",
+        "mysql://user:geheim@host/db",
+        "sqlite+aiosqlite:///",
+        "sqlite+aiosqlite:///:memory:",
+        "postgresql+psycopg://user:geheim@host:port/db",
+        "postgresql+psycopg://user:geheim@host/db?no_such_option=geheim",
+    ],
+    "BROKER_REDIS_URL": [
+        "http://geheim@host",
+        "redis://:geheim/x@host:6379/0",
+        "redis://host/0?no_such_option=geheim",
+        "rediss://host/0?ssl_cert_reqs=geheim",
+    ],
     "BROKER_DATABASE_POOL_SIZE": ["0", "-1", "1001", "1.5", "many"],
     "BROKER_ENCRYPTION_KEYS": [
         "nonsense",

@@ -1,0 +1,111 @@
+"""The forms that values of settings have; what is malformed raises ValueError, whose words never quote the value."""
+
+import base64
+import binascii
+import ipaddress
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from psycopg.conninfo import make_conninfo
+from redis.asyncio.connection import Connection, parse_url
+from sqlalchemy import make_url
+
+from service.core.administration import check_url
+from service.core.errors import InvalidRequest
+from service.core.model import SealingKey
+
+KEY_BYTES = 32
+KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def split(value: object) -> object:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def parse_keys(value: object) -> tuple[SealingKey, ...]:
+    """Sealing keys: id:base64, separated by commas."""
+    keys: list[SealingKey] = []
+    for entry in str(value).split(","):
+        key_id, _, encoded = entry.strip().partition(":")
+        try:
+            material = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
+        except binascii.Error:
+            material = b""
+        if not KEY_ID.fullmatch(key_id) or len(material) != KEY_BYTES:
+            raise ValueError(f"every key must read id:base64-of-{KEY_BYTES}-bytes")
+        keys.append(SealingKey(key_id, material))
+    if len({key.id for key in keys}) < len(keys):
+        raise ValueError("two keys have the same id")
+    return tuple(keys)
+
+
+def read_url(value: str) -> str:
+    """An absolute http(s) URL."""
+    try:
+        return check_url(value)
+    except InvalidRequest as wrong:
+        raise ValueError(wrong.detail) from None
+
+
+def check_database_url(value: str) -> str:
+    """A file of SQLite, or a PostgreSQL with nothing but options that exist."""
+    if not value.startswith(("sqlite+aiosqlite:///", "postgresql+psycopg://")):
+        raise ValueError("must be sqlite+aiosqlite:///… or postgresql+psycopg://…")
+    try:
+        url = make_url(value)
+        if value.startswith("postgresql"):
+            make_conninfo("", **{name: str(option) for name, option in url.query.items()})
+    except Exception:
+        raise ValueError("is not a database URL that can be used") from None
+    if url.database in {None, "", ":memory:"}:
+        raise ValueError("must name a database")
+    return value
+
+
+def check_redis_url(value: str) -> str:
+    """A URL from which a connection can be made, with nothing but options that exist."""
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    try:
+        options: dict[str, Any] = dict(parse_url(value))
+        options.pop("connection_class", Connection)(**options)
+    except Exception:
+        raise ValueError("is not a Redis URL that can be used") from None
+    return value
+
+
+def read_origin(value: str) -> str:
+    """Scheme, host and port, as URLs with the scheme's own port or without it are compared (RFC 6454)."""
+    parts = urlsplit(read_url(value))
+    if parts.path.strip("/") or parts.query:
+        raise ValueError("an origin is scheme://host[:port] and nothing more")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    own_port = parts.port in {None, _DEFAULT_PORTS[parts.scheme]}
+    return f"{parts.scheme}://{host}" if own_port else f"{parts.scheme}://{host}:{parts.port}"
+
+
+def read_network(value: str) -> str:
+    """An IP address or network, without host bits."""
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("every proxy must be an IP address or network") from None
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* can only be this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def own_url(host: str, port: int) -> str:
+    """The address at which this process listens."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
