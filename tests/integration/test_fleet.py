@@ -11,6 +11,7 @@ from tests.support.servers import Server
 TRAFFIC_SECONDS = float(os.environ.get("TRAFFIC_SECONDS", "20"))
 USERS = 40
 LIFE = 5
+AT_ONCE = 0.4
 
 
 async def test_random_traffic_over_three_replicas_gets_only_tokens_that_work(
@@ -24,17 +25,21 @@ async def test_random_traffic_over_three_replicas_gets_only_tokens_that_work(
 
         async def traffic(user: str) -> None:
             while time.monotonic() < ends_at:
+                asked_at = time.monotonic()
                 answer = await random.choice(fleet.brokers).client.get(f"/tokens/{user}")
                 answers[answer.status_code] += 1
                 if answer.status_code == 200:
                     bearer = {"Authorization": f"Bearer {answer.json()['access_token']}"}
                     whoami = await fleet.sandbox.client.get("/api/whoami/", headers=bearer)
-                    works[whoami.status_code] += 1
+                    # On a crowded machine this test itself may come too late with a token of the last half second.
+                    if time.monotonic() - asked_at < AT_ONCE:
+                        works[whoami.status_code] += 1
                 await asyncio.sleep(random.uniform(0.02, 0.6))
 
         await asyncio.gather(*(traffic(user) for user in users))
         assert set(answers) == {200}, answers
         assert set(works) == {200}, works
+        assert sum(works.values()) > sum(answers.values()) / 2, "hardly any token was used at once"
         refreshes = await fleet.sandbox.calls(endpoint="token", grant_type="refresh_token")
         assert {call["outcome"] for call in refreshes} == {"issued"}
         digests = Counter(call["refresh_token_digest"] for call in refreshes)
