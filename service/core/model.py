@@ -177,6 +177,7 @@ class Failure:
 class Grant:
     """What the database holds for one (application, user).
 
+    `refusals` counts those without an error code since the last success, the first of them at `refused_since`.
     `unfinished_generation` is the generation on which some attempt may have spent the refresh token without its
     answer ever arriving; it stays until a later refresh token has worked.
     """
@@ -199,6 +200,8 @@ class Grant:
     unfinished_generation: int | None
     saved_attempt_id: str | None
     failures: int
+    refusals: int
+    refused_since: datetime | None
     last_error: Failure | None
     retry_at: datetime | None
     forced_until: datetime | None

@@ -20,6 +20,8 @@ from service.core.records import (
     AuthorizationRequest,
     CachedToken,
     DirectoryRows,
+    Due,
+    EscrowEntry,
     Force,
     GrantFilter,
     Place,
@@ -96,11 +98,30 @@ class TokenCache(Protocol):
         ...
 
 
-class Escrow(Protocol):
-    """Where a sealed answer waits while the database cannot take it."""
+class EscrowUnavailable(Exception):
+    """An escrow could not be asked: which is not the same as that it holds nothing."""
 
-    async def put(self, grant: GrantId, generation: int, attempt_id: str, tokens: SealedTokens) -> None:
-        """Keep the answer of *attempt_id* as safely as this escrow can."""
+
+class Escrow(Protocol):
+    """Where sealed answers wait while the database cannot take them: at most one per grant and attempt.
+
+    Every method raises `EscrowUnavailable` when it could not do its work, for whatever reason.
+    """
+
+    async def put(self, entry: EscrowEntry) -> None:
+        """Keep *entry*, in place of an earlier one of the same attempt, so that it survives this process."""
+        ...
+
+    async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
+        """All that waits for *grant*. An entry that is there and cannot be read raises."""
+        ...
+
+    async def entries(self) -> Sequence[EscrowEntry]:
+        """All that waits, the oldest first. Entries that cannot be read are left out, and complained of in the log."""
+        ...
+
+    async def remove(self, entry: EscrowEntry) -> None:
+        """Its answer has arrived. Removing what is not there is no error."""
         ...
 
 
@@ -136,6 +157,26 @@ class GrantStore(Protocol):
         """
         ...
 
+    async def claim_due(
+        self, due: Due, *, attempt_id: str, lease: timedelta, takeover: timedelta
+    ) -> Sequence[Grant]:
+        """Take the right to renew as many grants as *due* allows, those due longest first; one attempt for them all.
+
+        Claims as `claim` does, and none that `claim` would refuse. Grants that nobody has asked for lately are taken
+        off the list of those due, until they are asked for again. The pace is one row that all replicas share.
+        """
+        ...
+
+    async def note_asked(self, grants: Sequence[GrantId], *, at: datetime) -> None:
+        """Callers asked for these grants: they are worth renewing before anybody has to wait. Unknown ones are
+        skipped.
+        """
+        ...
+
+    async def others_succeeded(self, grant: GrantId, *, since: datetime) -> bool:
+        """Whether another user's grant of the same application has been renewed since *since*."""
+        ...
+
     async def save(
         self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
     ) -> bool:
@@ -145,8 +186,11 @@ class GrantStore(Protocol):
         """
         ...
 
-    async def release(self, grant: GrantId, *, attempt_id: str) -> None:
-        """End the claim of *attempt_id*, if it still holds, leaving no other trace."""
+    async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:
+        """End the claim of *attempt_id*, if it still holds, leaving no other trace.
+
+        *at_rest* takes the grant off the background's list until it is asked for again.
+        """
         ...
 
     async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
@@ -159,8 +203,12 @@ class GrantStore(Protocol):
         """Mark the grant `reauthorization_required` if it still is at *generation* and the claim still holds."""
         ...
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
-        """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing."""
+    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+        """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing.
+
+        None when a connect or import sent later than these *tokens* were issued, or a revocation after that, stands
+        already: an answer that waited for long must not undo it.
+        """
         ...
 
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
@@ -173,6 +221,14 @@ class GrantStore(Protocol):
 
     async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
         """Make the grant unusable; repeating it changes nothing. None when there is no such grant."""
+        ...
+
+    async def claim_revocations(self, *, limit: int, pause: timedelta) -> Sequence[Grant]:
+        """Up to *limit* revoked grants of which the provider has yet to be told, each for whoever asks first.
+
+        One is handed out again after *pause*, doubled with every time up to an hour. The revocation itself counts as
+        the first time, since whoever revokes tells the provider at once.
+        """
         ...
 
     async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
