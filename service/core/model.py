@@ -86,6 +86,11 @@ class GrantId:
     def is_company(self) -> bool:
         return self.user == COMPANY
 
+    @property
+    def type(self) -> GrantType:
+        """How its application gets tokens for it."""
+        return GrantType.CLIENT_CREDENTIALS if self.is_company else GrantType.AUTHORIZATION_CODE
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -157,6 +162,22 @@ class SealedTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingAnswer:
+    """An answer of the provider on its way into the database.
+
+    `generation` is the one it is based on. `ticket_digest` names the authorization request that it completes; None
+    for a renewal.
+    """
+
+    grant: GrantId
+    generation: int
+    attempt_id: str
+    received_at: datetime
+    tokens: SealedTokens
+    ticket_digest: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The exclusive, time-limited right to renew one grant. Still there after its lease: the attempt is unfinished."""
 
@@ -207,6 +228,21 @@ class Grant:
     forced_until: datetime | None
     forced_interval: timedelta | None
     upstream_revocation: UpstreamRevocation | None
+
+    def is_older_than(self, token: AccessToken) -> bool:
+        """Whether *token* was put in after everything that this row knows of.
+
+        Then its answer is still on its way here, or the database went back in time. A connect or import since then
+        starts anew, whatever its generation.
+        """
+        return token.generation > self.generation and not self._entered_since(token.issued_at)
+
+    def predates(self, answer: WaitingAnswer) -> bool:
+        """Whether *answer* is based on something newer than this row: the database went back in time."""
+        return answer.generation > self.generation and not self._entered_since(answer.tokens.issued_at)
+
+    def _entered_since(self, instant: datetime) -> bool:
+        return self.obtained_at is not None and self.obtained_at > instant
 
     @property
     def exists(self) -> bool:

@@ -157,26 +157,6 @@ class GrantStore(Protocol):
         """
         ...
 
-    async def claim_due(
-        self, due: Due, *, attempt_id: str, lease: timedelta, takeover: timedelta
-    ) -> Sequence[Grant]:
-        """Take the right to renew as many grants as *due* allows, those due longest first; one attempt for them all.
-
-        Claims as `claim` does, and none that `claim` would refuse. Grants that nobody has asked for lately are taken
-        off the list of those due, until they are asked for again. The pace is one row that all replicas share.
-        """
-        ...
-
-    async def note_asked(self, grants: Sequence[GrantId], *, at: datetime) -> None:
-        """Callers asked for these grants: they are worth renewing before anybody has to wait. Unknown ones are
-        skipped.
-        """
-        ...
-
-    async def others_succeeded(self, grant: GrantId, *, since: datetime) -> bool:
-        """Whether another user's grant of the same application has been renewed since *since*."""
-        ...
-
     async def save(
         self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
     ) -> bool:
@@ -219,20 +199,14 @@ class GrantStore(Protocol):
         """
         ...
 
-    async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
-        """Make the grant unusable; repeating it changes nothing. None when there is no such grant."""
+    async def revoke(
+        self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime, retry_at: datetime
+    ) -> Grant | None:
+        """Make it unusable, once; others may tell the provider from *retry_at* on. None when there is no such grant."""
         ...
 
-    async def claim_revocations(self, *, limit: int, pause: timedelta) -> Sequence[Grant]:
-        """Up to *limit* revoked grants of which the provider has yet to be told, each for whoever asks first.
-
-        One is handed out again after *pause*, doubled with every time up to an hour. The revocation itself counts as
-        the first time, since whoever revokes tells the provider at once.
-        """
-        ...
-
-    async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
-        """The provider knows of the revocation: erase the secrets."""
+    async def finish_revocation(self, grant: GrantId, *, generation: int, upstream: UpstreamRevocation) -> None:
+        """The provider knows of the revocation, or need not know any more: erase the secrets."""
         ...
 
     async def revive(self, grant: GrantId) -> Grant | None:
@@ -244,6 +218,33 @@ class GrantStore(Protocol):
 
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
         """Up to *limit* grants in the order of (application, user), those after *after*."""
+        ...
+
+
+class RenewalQueue(Protocol):
+    """What the background takes up from the grants' rows. Every method commits and raises `StoreUnavailable`."""
+
+    async def claim_due(self, due: Due, *, attempt_id: str, lease: timedelta, takeover: timedelta) -> Sequence[Grant]:
+        """Take the right to renew as many grants as *due* allows, those due longest first; one attempt for them all.
+
+        Claims as `claim` does, and none that `claim` would refuse. Grants that nobody has asked for lately are taken
+        off the list of those due, until they are asked for again. The pace is one row that all replicas share.
+        """
+        ...
+
+    async def note_asked(self, grants: Sequence[GrantId], *, at: datetime) -> None:
+        """Callers asked for these grants: they are worth renewing ahead of need. Unknown ones are skipped."""
+        ...
+
+    async def others_succeeded(self, grant: GrantId, *, since: datetime) -> bool:
+        """Whether the provider gave tokens for another user's grant of the same application after *since*."""
+        ...
+
+    async def claim_revocations(self, *, limit: int, pause: timedelta) -> Sequence[Grant]:
+        """Up to *limit* revoked grants of which the provider has yet to be told, each for whoever asks first.
+
+        One is handed out again after *pause*, doubled with every time up to an hour; its revocation was the first.
+        """
         ...
 
 

@@ -1,18 +1,25 @@
 """The core as `service.container` builds it, over stores in memory: as many replicas of it as a test likes."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from service.core.authorization import Authorization
+from service.core.background import BackgroundRenewer
 from service.core.breaker import Breaker
 from service.core.broker import Handout, TokenBroker
 from service.core.clock import Clock
+from service.core.custody import Custody
 from service.core.directory import Directory
+from service.core.errands import Errands
 from service.core.exchange import CodeExchange
+from service.core.interest import Interest
 from service.core.local_cache import LocalCache
 from service.core.model import COMPANY, AccessToken, Application, Grant, GrantId, GrantType
 from service.core.policy import Policy
+from service.core.recovery import Recovery
 from service.core.redemption import Redeemer
+from service.core.refusals import RefusalGuard
 from service.core.renewal import Renewer
 from service.core.revalidation import Confirmer
 from service.core.revocation import Revoker
@@ -21,7 +28,13 @@ from service.core.skew import ClockSkew
 from service.core.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
-from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore
+from tests.support.memory_stores import (
+    MemoryAuthorizationStore,
+    MemoryDirectoryStore,
+    MemoryGrantStore,
+    MemoryRenewalQueue,
+)
+from tests.support.mortal import Life
 from tests.support.virtual_time import VirtualClock
 
 ALICE = GrantId("versature", "alice")
@@ -71,7 +84,17 @@ class Replica:
     authorization: Authorization
     local: LocalCache
     vault: Vault
-    escrow: MemoryEscrow
+    spool: MemoryEscrow
+    custody: Custody
+    recovery: Recovery
+    revoker: Revoker
+    errands: Errands
+    background: BackgroundRenewer
+    life: Life
+
+    def die(self) -> None:
+        """As by kill -9: whatever it was doing, it never goes on."""
+        self.life.over = True
 
     async def ask(
         self, grant: GrantId = ALICE, app: Application = VERSATURE, min_ttl: timedelta | None = None
@@ -96,29 +119,70 @@ class House:
     rows: MemoryDirectoryStore = field(init=False, default_factory=MemoryDirectoryStore)
     keyring: MemoryKeyring = field(init=False, default_factory=MemoryKeyring)
     shared: MemoryTokenCache = field(init=False)
+    copy: MemoryEscrow = field(init=False, default_factory=MemoryEscrow)
+    queue: MemoryRenewalQueue = field(init=False)
+    lost: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.server = FakeAuthorizationServer(self.clock, rotation=self.rotation)
         self.grants = MemoryGrantStore(self.clock)
+        self.queue = MemoryRenewalQueue(self.grants)
         self.requests = MemoryAuthorizationStore(self.grants)
         self.shared = MemoryTokenCache(self.clock)
 
     def replica(
-        self, *, settings: Application | None = None, admin_key: str | None = None, clock: Clock | None = None
+        self,
+        *,
+        settings: Application | None = None,
+        admin_key: str | None = None,
+        clock: Clock | None = None,
+        spool: MemoryEscrow | None = None,
     ) -> Replica:
-        """A fresh process; *settings* is the application that its settings define, *clock* its own idea of time."""
-        policy, grants, server, shared = self.policy, self.grants, self.server, self.shared
-        clock = clock or self.clock
-        vault, local, escrow = Vault(self.keyring, policy, lambda: self.jitter), LocalCache(), MemoryEscrow()
-        breaker = Breaker(clock, policy)
-        revoker = Revoker(grants, server, vault, shared, local, clock)
-        saver = Saver(grants, vault, escrow, shared, local, revoker, clock, policy)
-        redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, lambda: self.jitter)
-        renewer = Renewer(grants, redeemer, vault, shared, breaker, ClockSkew(), clock, policy, lambda: self.jitter)
-        exchange = CodeExchange(grants, self.requests, server, vault, self.keyring, local, clock, policy)
+        """A fresh process; *settings* is the application that its settings define, *clock* its own idea of time.
+
+        *spool* is the disk it starts on: a new one, or that of a process which died there.
+        """
+        policy, clock, spool = self.policy, clock or self.clock, spool or MemoryEscrow()
+        life = Life()
+        grants, queue, requests = life.line_to(self.grants), life.line_to(self.queue), life.line_to(self.requests)
+        server, shared, copy = life.line_to(self.server), life.line_to(self.shared), life.line_to(self.copy)
+        vault, local = Vault(self.keyring, policy, lambda: self.jitter), LocalCache()
+        breaker, guard, errands = Breaker(clock, policy), RefusalGuard(), Errands(clock)
         directory = Directory(self.rows, clock, policy, default_application=settings, admin_key=admin_key)
+        revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
+        custody = Custody(life.line_to(spool), copy, vault)
+        saver = Saver(grants, requests, vault, custody, shared, local, revoker, clock, policy)
+        recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock)
+        redeemer = Redeemer(
+            grants,
+            queue,
+            server,
+            vault,
+            saver,
+            errands,
+            breaker,
+            guard,
+            clock,
+            policy,
+            lambda: self.jitter,
+            count_lost=lambda application: self.lost.update([application]),
+        )
+        renewer = Renewer(
+            grants,
+            redeemer,
+            vault,
+            shared,
+            recovery,
+            errands,
+            breaker,
+            ClockSkew(),
+            clock,
+            policy,
+            lambda: self.jitter,
+        )
+        exchange = CodeExchange(server, vault, self.keyring, saver, guard, clock, policy)
         authorization = Authorization(
-            self.requests,
+            requests,
             directory,
             exchange,
             self.keyring,
@@ -127,9 +191,27 @@ class House:
             redirect_uri=REDIRECT_URI,
             return_origins=["https://crm.example"],
         )
-        confirmer = Confirmer(grants, clock)
-        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy)
-        return Replica(broker, renewer, saver, breaker, exchange, directory, authorization, local, vault, escrow)
+        confirmer, interest = Confirmer(grants, clock), Interest(queue, clock, policy)
+        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, interest, clock, policy)
+        background = BackgroundRenewer(queue, renewer, directory, breaker, interest, clock, policy)
+        return Replica(
+            broker,
+            renewer,
+            saver,
+            breaker,
+            exchange,
+            directory,
+            authorization,
+            local,
+            vault,
+            spool,
+            custody,
+            recovery,
+            revoker,
+            errands,
+            background,
+            life,
+        )
 
     async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
         """Give *grant* the tokens of a login made elsewhere; returns its refresh token."""
