@@ -23,29 +23,15 @@ from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoTokenCache
 from service.core.administration import Administration, seal_registration
+from service.core.assembly import Core, Ports, assemble
 from service.core.authorization import Authorization
-from service.core.background import BackgroundRenewer
-from service.core.breaker import Breaker
-from service.core.broker import TokenBroker
 from service.core.clock import Clock, SystemClock
-from service.core.custody import Custody
 from service.core.directory import Directory
-from service.core.errands import Errands
 from service.core.errors import StoreUnavailable
-from service.core.exchange import CodeExchange
 from service.core.health import Check, Health, Readiness
-from service.core.interest import Interest
-from service.core.local_cache import LocalCache
 from service.core.periodic import every
 from service.core.policy import Policy
-from service.core.ports import GrantStore, TokenCache
-from service.core.recovery import Recovery
-from service.core.redemption import Redeemer
-from service.core.refusals import RefusalGuard
-from service.core.renewal import Renewer
-from service.core.revalidation import Confirmer, Revalidator
-from service.core.revocation import Revoker
-from service.core.saving import Saver
+from service.core.ports import GrantStore
 from service.core.services import Services
 from service.core.skew import ClockSkew
 from service.core.steps import Witness, nobody
@@ -91,10 +77,7 @@ class Container:
     database: Database
     administration: Administration
     services: Services
-    recovery: Recovery
-    revalidator: Revalidator
-    background: BackgroundRenewer
-    revoker: Revoker
+    core: Core
     durability: Check
     clock: Clock
     _duties: tuple[Duty, ...]
@@ -116,7 +99,7 @@ class Container:
         except StoreUnavailable:
             log.warning("the database cannot be asked yet; starting without it")
         try:
-            await self.recovery.replay()
+            await self.core.recovery.replay()
         except StoreUnavailable:
             log.warning("answers in escrow wait for the database")
         durability = await self.durability()
@@ -156,81 +139,67 @@ def build(
     Raises:
         InvalidRequest: the settings describe an impossible application.
     """
-    clock, policy, jitter = clock or SystemClock(), settings.policy, random.random
-    keyring, skew, health = AesKeyring(settings.broker_encryption_keys), ClockSkew(), Health(clock)
-    vault = Vault(keyring, policy, jitter)
+    clock, keyring = clock or SystemClock(), AesKeyring(settings.broker_encryption_keys)
+    skew, health, policy = ClockSkew(), Health(clock), settings.policy
     database = Database(
         settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
     )
-    rows, requests, queue = SqlDirectoryStore(database), SqlAuthorizationStore(database), SqlRenewalQueue(database)
-    grants, local = grants or SqlGrantStore(database), LocalCache()
     redis, copy = _redis(settings, clock, metrics)
-    shared: TokenCache = redis or NoTokenCache()
-    server = _server(policy, clock, metrics)
+    ports = Ports(
+        grants=grants or SqlGrantStore(database),
+        queue=SqlRenewalQueue(database),
+        requests=SqlAuthorizationStore(database),
+        server=_server(policy, clock, metrics),
+        keyring=keyring,
+        shared=redis or NoTokenCache(),
+        spool=SpoolEscrow(settings.broker_escrow_dir),
+        copy=copy,
+    )
+    rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
-    breaker, guard, errands = Breaker(clock, policy), RefusalGuard(), Errands(clock)
-    revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
-    custody = Custody(SpoolEscrow(settings.broker_escrow_dir), copy, vault, witness)
-    saver = Saver(grants, requests, vault, custody, shared, local, revoker, clock, policy, witness)
-    recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, witness)
-    redeemer = Redeemer(
-        grants,
-        queue,
-        server,
-        vault,
-        saver,
-        errands,
-        breaker,
-        guard,
+    core = assemble(
+        ports,
+        directory,
         clock,
         policy,
-        jitter,
+        random.random,
+        skew=skew,
         count_lost=metrics.count_lost,
         witness=witness,
     )
-    renewer = Renewer(grants, redeemer, vault, shared, recovery, errands, breaker, skew, clock, policy, jitter, witness)
-    exchange = CodeExchange(server, vault, keyring, saver, guard, clock, policy, witness)
-    confirmer, interest = Confirmer(grants, clock), Interest(queue, clock, policy)
     services = Services(
-        broker=TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, interest, clock, policy),
+        broker=core.broker,
         directory=directory,
-        authorization=_authorization(settings, requests, directory, exchange, keyring, clock, witness),
-        grants=grants,
+        authorization=_authorization(settings, ports, directory, core, clock, witness),
+        grants=ports.grants,
         health=health,
         clock=clock,
         public_url=settings.public_url,
     )
-    revalidator = Revalidator(grants, directory, local, clock)
-    background = BackgroundRenewer(queue, renewer, directory, breaker, interest, clock, policy)
     database_health = DatabaseHealth(database, skew, clock)
     watch(health, metrics, database, database_health, directory, keyring, redis, skew)
-    watch_escrow(health, metrics, custody, recovery, clock)
+    watch_escrow(health, metrics, core.custody, core.recovery, clock)
     return Container(
         database=database,
         administration=Administration(rows, vault, reserved=[DEFAULT_APPLICATION]),
         services=services,
-        recovery=recovery,
-        revalidator=revalidator,
-        background=background,
-        revoker=revoker,
+        core=core,
         durability=database_health.durability,
         clock=clock,
-        _duties=_duties(policy, revalidator, recovery, background, revoker),
-        _drains=(exchange, renewer, saver, errands),
-        _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
+        _duties=_duties(policy, core),
+        _drains=(core.exchange, core.renewer, core.saver, core.errands),
+        _closes=tuple(part for part in (ports.server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
         _works_alone=works_alone,
     )
 
 
-def _duties(
-    policy: Policy, revalidator: Revalidator, recovery: Recovery, background: BackgroundRenewer, revoker: Revoker
-) -> tuple[Duty, ...]:
+def _duties(policy: Policy, core: Core) -> tuple[Duty, ...]:
     duties = (
-        Duty("confirming cached tokens", policy.local_cache / 3, revalidator.tick),
-        Duty("replaying escrow", REPLAY_EVERY, recovery.replay),
-        Duty("background renewal", policy.background_every, background.tick),
-        Duty("revoking upstream", REVOKE_EVERY, revoker.tell_again),
+        Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
+        Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
+        Duty("background renewal", policy.background_every, core.background.tick),
+        Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
     )
     return tuple(duty for duty in duties if duty.period > timedelta(0))
 
@@ -254,19 +223,13 @@ def _redis(
 
 
 def _authorization(
-    settings: Settings,
-    requests: SqlAuthorizationStore,
-    directory: Directory,
-    exchange: CodeExchange,
-    keyring: AesKeyring,
-    clock: Clock,
-    witness: Witness,
+    settings: Settings, ports: Ports, directory: Directory, core: Core, clock: Clock, witness: Witness
 ) -> Authorization:
     return Authorization(
-        requests,
+        ports.requests,
         directory,
-        exchange,
-        keyring,
+        core.exchange,
+        ports.keyring,
         clock,
         settings.policy,
         redirect_uri=settings.redirect_uri,

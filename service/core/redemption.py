@@ -58,8 +58,7 @@ class Redeemer:
         clock: Clock,
         policy: Policy,
         jitter: Callable[[], float],
-        *,
-        count_lost: Callable[[str], None] = lambda _application: None,
+        count_lost: Callable[[str], None],
         witness: Witness = nobody,
     ) -> None:
         self._grants, self._queue, self._server, self._vault, self._saver = grants, queue, server, vault, saver

@@ -1,30 +1,25 @@
 """The core as `service.container` builds it, over stores in memory: as many replicas of it as a test likes."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
+from service.core.assembly import Core, Ports, assemble
 from service.core.authorization import Authorization
-from service.core.background import BackgroundRenewer
-from service.core.breaker import Breaker
-from service.core.broker import Handout, TokenBroker
+from service.core.broker import Handout
 from service.core.clock import Clock
-from service.core.custody import Custody
 from service.core.directory import Directory
-from service.core.errands import Errands
-from service.core.exchange import CodeExchange
-from service.core.interest import Interest
-from service.core.local_cache import LocalCache
-from service.core.model import COMPANY, AccessToken, Application, Grant, GrantId, GrantType
+from service.core.model import (
+    COMPANY,
+    AccessToken,
+    Application,
+    Grant,
+    GrantId,
+    GrantType,
+    TokenAnswer,
+    WaitingAnswer,
+)
 from service.core.policy import Policy
-from service.core.recovery import Recovery
-from service.core.redemption import Redeemer
-from service.core.refusals import RefusalGuard
-from service.core.renewal import Renewer
-from service.core.revalidation import Confirmer
-from service.core.revocation import Revoker
-from service.core.saving import Saver
-from service.core.skew import ClockSkew
 from service.core.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
@@ -72,24 +67,12 @@ COMPANYS = application("company", GrantType.CLIENT_CREDENTIALS)
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(Core):
     """One process, as far as the core goes."""
 
-    broker: TokenBroker
-    renewer: Renewer
-    saver: Saver
-    breaker: Breaker
-    exchange: CodeExchange
     directory: Directory
     authorization: Authorization
-    local: LocalCache
-    vault: Vault
     spool: MemoryEscrow
-    custody: Custody
-    recovery: Recovery
-    revoker: Revoker
-    errands: Errands
-    background: BackgroundRenewer
     life: Life
 
     def die(self) -> None:
@@ -142,76 +125,38 @@ class House:
 
         *spool* is the disk it starts on: a new one, or that of a process which died there.
         """
-        policy, clock, spool = self.policy, clock or self.clock, spool or MemoryEscrow()
-        life = Life()
-        grants, queue, requests = life.line_to(self.grants), life.line_to(self.queue), life.line_to(self.requests)
-        server, shared, copy = life.line_to(self.server), life.line_to(self.shared), life.line_to(self.copy)
-        vault, local = Vault(self.keyring, policy, lambda: self.jitter), LocalCache()
-        breaker, guard, errands = Breaker(clock, policy), RefusalGuard(), Errands(clock)
-        directory = Directory(self.rows, clock, policy, default_application=settings, admin_key=admin_key)
-        revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
-        custody = Custody(life.line_to(spool), copy, vault)
-        saver = Saver(grants, requests, vault, custody, shared, local, revoker, clock, policy)
-        recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock)
-        redeemer = Redeemer(
-            grants,
-            queue,
-            server,
-            vault,
-            saver,
-            errands,
-            breaker,
-            guard,
+        clock, spool, life = clock or self.clock, spool or MemoryEscrow(), Life()
+        ports = Ports(
+            grants=life.line_to(self.grants),
+            queue=life.line_to(self.queue),
+            requests=life.line_to(self.requests),
+            server=life.line_to(self.server),
+            keyring=self.keyring,
+            shared=life.line_to(self.shared),
+            spool=life.line_to(spool),
+            copy=life.line_to(self.copy),
+        )
+        directory = Directory(self.rows, clock, self.policy, default_application=settings, admin_key=admin_key)
+        core = assemble(
+            ports,
+            directory,
             clock,
-            policy,
+            self.policy,
             lambda: self.jitter,
             count_lost=lambda application: self.lost.update([application]),
         )
-        renewer = Renewer(
-            grants,
-            redeemer,
-            vault,
-            shared,
-            recovery,
-            errands,
-            breaker,
-            ClockSkew(),
-            clock,
-            policy,
-            lambda: self.jitter,
-        )
-        exchange = CodeExchange(server, vault, self.keyring, saver, guard, clock, policy)
         authorization = Authorization(
-            requests,
+            ports.requests,
             directory,
-            exchange,
+            core.exchange,
             self.keyring,
             clock,
-            policy,
+            self.policy,
             redirect_uri=REDIRECT_URI,
             return_origins=["https://crm.example"],
         )
-        confirmer, interest = Confirmer(grants, clock), Interest(queue, clock, policy)
-        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, interest, clock, policy)
-        background = BackgroundRenewer(queue, renewer, directory, breaker, interest, clock, policy)
-        return Replica(
-            broker,
-            renewer,
-            saver,
-            breaker,
-            exchange,
-            directory,
-            authorization,
-            local,
-            vault,
-            spool,
-            custody,
-            recovery,
-            revoker,
-            errands,
-            background,
-            life,
-        )
+        parts = {part.name: getattr(core, part.name) for part in fields(core)}
+        return Replica(**parts, directory=directory, authorization=authorization, spool=spool, life=life)
 
     async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
         """Give *grant* the tokens of a login made elsewhere; returns its refresh token."""
@@ -225,6 +170,24 @@ class House:
             scope="Office Manager",
         )
         return refresh_token
+
+    def answer(
+        self,
+        grant: GrantId = ALICE,
+        *,
+        generation: int = 1,
+        attempt_id: str = "an attempt",
+        ticket_digest: bytes | None = None,
+    ) -> WaitingAnswer:
+        """What a renewal of *generation*, or a login, has just brought; the provider knows its refresh token."""
+        now, vault = self.clock.now(), Vault(self.keyring, self.policy, lambda: self.jitter)
+        refresh_token = self.server.log_in()
+        brought = TokenAnswer(f"access-beside-{refresh_token}", refresh_token, "Office Manager", HOUR, now)
+        access = vault.date(brought, generation=generation + 1, scope=brought.scope)
+        tokens = vault.seal(
+            grant, VERSATURE, access=access, refresh_token=refresh_token, scope=brought.scope, at=brought.sent_at
+        )
+        return WaitingAnswer(grant, generation, attempt_id, now, tokens, ticket_digest)
 
     async def row(self, grant: GrantId = ALICE) -> Grant:
         """The row as it stands."""
