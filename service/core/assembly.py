@@ -120,5 +120,5 @@ def assemble(
         revoker=revoker,
         revalidator=Revalidator(grants, directory, local, clock),
         errands=errands,
-        background=BackgroundRenewer(queue, renewer, directory, breaker, interest, clock, policy),
+        background=BackgroundRenewer(queue, renewer, directory, breaker, interest, errands, clock, policy),
     )

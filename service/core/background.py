@@ -8,6 +8,8 @@ from service.core import digests
 from service.core.breaker import Breaker
 from service.core.clock import Clock
 from service.core.directory import Directory
+from service.core.errands import Errands
+from service.core.errors import StoreUnavailable
 from service.core.interest import Interest
 from service.core.model import AccessToken, Application, GrantType
 from service.core.policy import Policy
@@ -26,11 +28,12 @@ class BackgroundRenewer:
         directory: Directory,
         breaker: Breaker,
         interest: Interest,
+        errands: Errands,
         clock: Clock,
         policy: Policy,
     ) -> None:
         self._queue, self._renewer, self._directory, self._breaker = queue, renewer, directory, breaker
-        self._interest, self._clock, self._policy = interest, clock, policy
+        self._interest, self._errands, self._clock, self._policy = interest, errands, clock, policy
         self._flights: set[asyncio.Task[AccessToken]] = set()
 
     async def tick(self) -> None:
@@ -41,32 +44,37 @@ class BackgroundRenewer:
         """
         await self._interest.flush()
         for application in self._directory.applications:
-            if (room := self._room(application)) > 0:
-                await self._claim(application, room)
+            for grant_type in sorted(application.grant_types):
+                if (room := self._room(application, grant_type)) > 0:
+                    await self._claim(application, grant_type, room)
 
-    def _room(self, application: Application) -> int:
+    def _room(self, application: Application, grant_type: GrantType) -> int:
         """How many more flights may start; while the application is in trouble just the one that probes it."""
-        free = self._policy.background_at_once - len(self._flights)
-        types = application.grant_types & {GrantType.AUTHORIZATION_CODE} or application.grant_types
-        passing = [self._breaker.room(application, grant_type) for grant_type in types]
-        return min([free, *(room for room in passing if room is not None)])
-
-    async def _claim(self, application: Application, limit: int) -> None:
-        now, began = self._clock.now(), self._clock.monotonic()
-        active = self._policy.renew_active
-        claimed = await self._queue.claim_due(
-            Due(
-                application=application.name,
-                fingerprint=digests.fingerprint(application),
-                active_since=now - active if active > timedelta(0) else None,
-                idle_since=now - self._policy.keep_alive,
-                limit=limit,
-                per_second=self._policy.renew_per_second,
-            ),
-            attempt_id=secrets.token_hex(16),
-            lease=self._policy.lease,
-            takeover=self._policy.takeover,
+        free, passing = (
+            self._policy.background_at_once - len(self._flights),
+            self._breaker.room(application, grant_type),
         )
+        return free if passing is None else min(free, passing)
+
+    async def _claim(self, application: Application, grant_type: GrantType, limit: int) -> None:
+        now, began, attempt_id = self._clock.now(), self._clock.monotonic(), secrets.token_hex(16)
+        active = self._policy.renew_active
+        due = Due(
+            application=application.name,
+            grant_type=grant_type,
+            fingerprint=digests.fingerprint(application),
+            active_since=now - active if active > timedelta(0) else None,
+            idle_since=now - self._policy.keep_alive,
+            limit=limit,
+            per_second=self._policy.renew_per_second,
+        )
+        try:
+            claimed = await self._queue.claim_due(
+                due, attempt_id=attempt_id, lease=self._policy.lease, takeover=self._policy.takeover
+            )
+        except StoreUnavailable:
+            self._errands.run_twice("claims", lambda: self._queue.release_all(application.name, attempt_id=attempt_id))
+            raise
         for grant in claimed:
             task = self._renewer.fly_claimed(application, grant, began)
             self._flights.add(task)

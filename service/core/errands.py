@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST = timedelta(milliseconds=250)
 RETRY_LONGEST = timedelta(seconds=2)
+LATE_COMMIT = timedelta(seconds=5)
+"""By then a database that did not answer has done what it was asked, or never will."""
 
 T = TypeVar("T")
 
@@ -41,6 +43,19 @@ class Errands:
         task = asyncio.ensure_future(until_stored(store, self._clock, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def run_twice(self, what: str, store: Callable[[], Awaitable[object]]) -> None:
+        """As `run`, and once more when a database that did not answer has had the time to do what it was asked.
+
+        For undoing what may have been done, or may yet be, without our knowing.
+        """
+
+        async def both() -> None:
+            await store()
+            await self._clock.sleep(LATE_COMMIT)
+            await store()
+
+        self.run(what, both)
 
     async def drain(self, timeout: timedelta) -> int:
         """Wait for all errands, at most *timeout*; returns how many are left."""

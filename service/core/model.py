@@ -165,8 +165,9 @@ class SealedTokens:
 class WaitingAnswer:
     """An answer of the provider on its way into the database.
 
-    `generation` is the one it is based on. `ticket_digest` names the authorization request that it completes; None
-    for a renewal.
+    `generation` is the one it is based on, and `based_on` when that was issued: a database that went back in time and
+    on again may have another grant at the same generation. `ticket_digest` names the authorization request that it
+    completes; None for a renewal.
     """
 
     grant: GrantId
@@ -174,6 +175,7 @@ class WaitingAnswer:
     attempt_id: str
     received_at: datetime
     tokens: SealedTokens
+    based_on: datetime | None = None
     ticket_digest: bytes | None = field(default=None, repr=False)
 
 
@@ -240,6 +242,15 @@ class Grant:
     def predates(self, answer: WaitingAnswer) -> bool:
         """Whether *answer* is based on something newer than this row: the database went back in time."""
         return answer.generation > self.generation and not self._entered_since(answer.tokens.issued_at)
+
+    def is_another_than(self, answer: WaitingAnswer) -> bool:
+        """Whether *answer* is based on the same generation as this row, of another history."""
+        return (
+            answer.ticket_digest is None
+            and answer.generation == self.generation
+            and answer.attempt_id != self.saved_attempt_id
+            and answer.based_on != self.issued_at
+        )
 
     def _entered_since(self, instant: datetime) -> bool:
         return self.obtained_at is not None and self.obtained_at > instant

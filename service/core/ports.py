@@ -169,7 +169,7 @@ class GrantStore(Protocol):
     async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:
         """End the claim of *attempt_id*, if it still holds, leaving no other trace.
 
-        *at_rest* takes the grant off the background's list until it is asked for again.
+        *at_rest* keeps the background from the grant for `records.REST`.
         """
         ...
 
@@ -186,8 +186,8 @@ class GrantStore(Protocol):
     async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
         """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing.
 
-        None when a connect or import sent later than these *tokens* were issued, or a revocation after that, stands
-        already: an answer that waited for long must not undo it.
+        None when a connect, import or revocation made by `records.LATE_LOGIN` later than these *tokens* were issued
+        stands already: an answer that waited for long must not undo it.
         """
         ...
 
@@ -230,6 +230,10 @@ class RenewalQueue(Protocol):
         Claims as `claim` does, and none that `claim` would refuse. Grants that nobody has asked for lately are taken
         off the list of those due, until they are asked for again. The pace is one row that all replicas share.
         """
+        ...
+
+    async def release_all(self, application: str, *, attempt_id: str) -> None:
+        """End every claim of *attempt_id*, for which nothing was sent."""
         ...
 
     async def note_asked(self, grants: Sequence[GrantId], *, at: datetime) -> None:

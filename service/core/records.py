@@ -5,6 +5,12 @@ from datetime import datetime, timedelta
 
 from service.core.model import AccessToken, Application, Caller, GrantId, GrantState, GrantType
 
+REST = timedelta(hours=1)
+"""For how long the background leaves a grant alone that it could not even open."""
+
+LATE_LOGIN = timedelta(seconds=5)
+"""By how much an answer must be older than what somebody decided since, to be too late; clocks differ a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -40,7 +46,7 @@ class Setback:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Which grants of one application the background may claim now.
+    """Which grants of one application the background may claim now: users' grants, or the company's own.
 
     Those due whose users were asked for since `active_since` (None: none of them), and idle ones that hold a refresh
     token and were last renewed before `idle_since`; up to `limit` of them, and no more than the whole fleet's pace of
@@ -48,6 +54,7 @@ class Due:
     """
 
     application: str
+    grant_type: GrantType
     fingerprint: bytes
     active_since: datetime | None
     idle_since: datetime

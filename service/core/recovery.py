@@ -61,6 +61,7 @@ class Recovery:
         if grant.id.is_company:  # it has nothing that could be spent
             return grant
         if not self._custody.holds(grant.id) and not await self._something_is_newer(grant):
+            self._alarms.pop(grant.id, None)
             return grant
         settlements = await self._settle(await self._custody.look(grant.id))
         current = await self._grants.get(grant.id)
@@ -112,15 +113,22 @@ class Recovery:
     async def _settle(self, answers: Sequence[WaitingAnswer]) -> Sequence[Settlement]:
         settlements = []
         for answer in answers:
-            settlement = await self._saver.settle(answer)
-            await self._saver.conclude(self._application(answer), answer, settlement)
+            asked_at, current = self._clock.now(), await self._grants.get(answer.grant)
+            if current is not None and current.is_another_than(answer):
+                settlement = Settlement(Verdict.SUPERSEDED, asked_at, current)
+            else:
+                settlement = await self._saver.settle(answer)
+            await self._saver.conclude(self._application(answer, settlement), answer, settlement)
             settlements.append(settlement)
         return settlements
 
-    def _application(self, answer: WaitingAnswer) -> Application | None:
+    def _application(self, answer: WaitingAnswer, settlement: Settlement) -> Application | None:
+        """To hand the answer back for; None when it is gone, which nobody knows before the applications were read."""
+        if settlement.verdict is Verdict.REVOKED and not self._directory.is_loaded:
+            raise StoreUnavailable("The applications have not been read yet.")
         try:
             return self._directory.application(answer.grant.application)
-        except (ApplicationNotFound, StoreUnavailable):
+        except ApplicationNotFound:
             return None
 
     async def _something_is_newer(self, grant: Grant) -> bool:

@@ -114,7 +114,7 @@ class Redeemer:
         if reason is Reason.REVOKED and not self._guard.believes(grant.id):
             doubt = UpstreamUnavailable("The provider refuses one grant after the other; none of it is believed.")
             doubt.retry_after = self._breaker.trip(application, grant.id.type, doubt, None)
-            await self._release(grant, claim)
+            await self._release(grant, claim, at_rest=True)  # else the background would probe with it for ever
             return doubt
         self._breaker.close(application, grant.id.type)
         return await self._declare_dead(grant, claim, reason, InvalidGrant.label)

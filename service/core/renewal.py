@@ -34,8 +34,6 @@ from service.core.vault import Vault
 
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)
-LATE_COMMIT = timedelta(seconds=5)
-"""A database that did not answer may still be busy with what it was asked; by then it has done it or never will."""
 
 
 class Renewer:
@@ -176,7 +174,7 @@ class Renewer:
                 force=force,
             )
         except StoreUnavailable:
-            self._errands.run("a claim", lambda: self._give_back(grant.id, attempt_id))
+            self._errands.run_twice("a claim", lambda: self._grants.release(grant.id, attempt_id=attempt_id))
             raise
         if claimed is not None and claimed.claim is not None:
             self._skew.note(claimed.claim.started_at, now, self._clock.now())
@@ -186,12 +184,6 @@ class Renewer:
         claim = claimed.claim
         if claim is not None:
             self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=claim.attempt_id))
-
-    async def _give_back(self, grant: GrantId, attempt_id: str) -> None:
-        """Nothing was sent for this claim, but its commit may have been done, or may yet be, without our knowing."""
-        await self._grants.release(grant, attempt_id=attempt_id)
-        await self._clock.sleep(LATE_COMMIT)
-        await self._grants.release(grant, attempt_id=attempt_id)
 
     def _may_be_renewed(self, application: Application, grant: Grant, *, forced: bool) -> None:
         """Raise whatever already speaks against sending anything, without asking the provider.

@@ -92,7 +92,9 @@ class Saver:
             scope=token.scope,
             at=answer.sent_at,
         )
-        waiting = WaitingAnswer(claimed.id, claimed.generation, attempt_id, self._clock.now(), sealed)
+        waiting = WaitingAnswer(
+            claimed.id, claimed.generation, attempt_id, self._clock.now(), sealed, based_on=claimed.issued_at
+        )
         settlement = await self.bring_in(application, waiting)
         if settlement.verdict is Verdict.REVOKED:
             raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)

@@ -11,7 +11,7 @@ from service.core.records import EscrowEntry
 def dump(answer: WaitingAnswer) -> str:
     """Everything about *answer* that its entry does not say in the clear."""
     tokens = answer.tokens
-    instants = (tokens.issued_at, tokens.access_expires_at, tokens.due_at, tokens.refresh_expires_at)
+    instants = (answer.based_on, tokens.issued_at, tokens.access_expires_at, tokens.due_at, tokens.refresh_expires_at)
     return json.dumps(
         [
             _text(answer.ticket_digest),
@@ -28,7 +28,7 @@ def dump(answer: WaitingAnswer) -> str:
 def load(text: str, entry: EscrowEntry) -> WaitingAnswer:
     """The answer that `dump` made *text* of."""
     ticket, access, refresh, digest, scope, fingerprint, *instants = json.loads(text)
-    issued_at, access_expires_at, due_at, refresh_expires_at = (
+    based_on, issued_at, access_expires_at, due_at, refresh_expires_at = (
         datetime.fromisoformat(instant) if instant is not None else None for instant in instants
     )
     tokens = SealedTokens(
@@ -42,7 +42,9 @@ def load(text: str, entry: EscrowEntry) -> WaitingAnswer:
         refresh_expires_at=refresh_expires_at,
         fingerprint=base64.b64decode(fingerprint),
     )
-    return WaitingAnswer(entry.grant, entry.generation, entry.attempt_id, entry.kept_at, tokens, _bytes(ticket))
+    return WaitingAnswer(
+        entry.grant, entry.generation, entry.attempt_id, entry.kept_at, tokens, based_on, _bytes(ticket)
+    )
 
 
 def _text(value: bytes | None) -> str | None:

@@ -187,7 +187,8 @@ class House:
         tokens = vault.seal(
             grant, VERSATURE, access=access, refresh_token=refresh_token, scope=brought.scope, at=brought.sent_at
         )
-        return WaitingAnswer(grant, generation, attempt_id, now, tokens, ticket_digest)
+        row = self.grants.peek(grant)
+        return WaitingAnswer(grant, generation, attempt_id, now, tokens, row.issued_at if row else None, ticket_digest)
 
     async def row(self, grant: GrantId = ALICE) -> Grant:
         """The row as it stands."""

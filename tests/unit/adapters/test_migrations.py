@@ -21,7 +21,9 @@ from tests.contract.databases import opened, out_of_reach, sqlite_url
 from tests.contract.samples import ALICE, FINGERPRINT, T0, application, caller, key, request, tokens
 from tests.support.clock import FakeClock
 
-IDLE = Due("versature", FINGERPRINT, active_since=None, idle_since=T0, limit=1, per_second=1)
+IDLE = Due(
+    "versature", GrantType.AUTHORIZATION_CODE, FINGERPRINT, active_since=None, idle_since=T0, limit=1, per_second=1
+)
 EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][1:]
 """Every schema before the newest, latest first."""
 
@@ -43,7 +45,7 @@ async def move(database: Database, direction: Callable[..., None], revision: str
 async def fill(database: Database) -> None:
     """At least one row in every table, as this version writes them."""
     grants, requests, directory = SqlGrantStore(database), SqlAuthorizationStore(database), SqlDirectoryStore(database)
-    await grants.connect(ALICE, tokens("a1", "r1"), at=T0, attempt_id="login")
+    await grants.connect(ALICE, tokens("a1", "r1", at=T0 - timedelta(hours=2)), at=T0, attempt_id="login")
     await requests.add(request())
     await requests.start(b"ticket", state_digest=b"state", cookie_digest=b"cookie", sealed_verifier=b"v", at=T0)
     await directory.add_application(application("acme"))
