@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -41,6 +42,9 @@ from service.watching import watch, watch_escrow
 
 log = logging.getLogger(__name__)
 
+LAST_CHANCE = 0.1
+"""Seconds for each part whose time for draining has been used up by others."""
+
 REPLAY_EVERY = timedelta(seconds=2)
 REVOKE_EVERY = timedelta(seconds=10)
 EXCHANGES_AT_ONCE = 10
@@ -59,6 +63,17 @@ class Drainable(Protocol):
     async def drain(self, timeout: timedelta) -> int:
         """Wait for it, at most *timeout*; returns how much is left."""
         ...
+
+
+class Ending:
+    """When this process was asked to end; the time for draining counts from there."""
+
+    def __init__(self) -> None:
+        self.began_at: float | None = None
+
+    def begin(self) -> None:
+        if self.began_at is None:
+            self.began_at = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ class Container:
     _drains: tuple[Drainable, ...]
     _closes: tuple[Closable, ...]
     _drain_within: timedelta
+    _ending: Ending
     _works_alone: bool
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -115,10 +131,10 @@ class Container:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._drain_within.total_seconds()
+        self._ending.begin()
+        end = (self._ending.began_at or 0.0) + self._drain_within.total_seconds()
         for part in self._drains:
-            left = await part.drain(timedelta(seconds=max(end - loop.time(), 0)))
+            left = await part.drain(timedelta(seconds=max(end - time.monotonic(), LAST_CHANCE)))
             if left:
                 log.error("closing with unfinished work", extra={"part": type(part).__name__, "count": left})
         for connected in self._closes:
@@ -132,6 +148,7 @@ def build(
     clock: Clock | None = None,
     grants: GrantStore | None = None,
     witness: Witness = nobody,
+    ending: Ending | None = None,
     works_alone: bool = True,
 ) -> Container:
     """Make everything from *settings*; tests replace parts. Nothing here talks to the network or the disk.
@@ -144,12 +161,12 @@ def build(
     database = Database(
         settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
     )
-    redis, copy = _redis(settings, clock, metrics)
+    server, (redis, copy) = _server(policy, clock, metrics), _redis(settings, clock, metrics)
     ports = Ports(
         grants=grants or SqlGrantStore(database),
         queue=SqlRenewalQueue(database),
         requests=SqlAuthorizationStore(database),
-        server=_server(policy, clock, metrics),
+        server=server,
         keyring=keyring,
         shared=redis or NoTokenCache(),
         spool=SpoolEscrow(settings.broker_escrow_dir),
@@ -188,8 +205,9 @@ def build(
         clock=clock,
         _duties=_duties(policy, core),
         _drains=(core.exchange, core.renewer, core.saver, core.errands),
-        _closes=tuple(part for part in (ports.server, redis, copy, database) if part is not None),
+        _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
+        _ending=ending or Ending(),
         _works_alone=works_alone,
     )
 

@@ -1,15 +1,21 @@
 """Runs the product under uvicorn."""
 
 import contextlib
+import functools
 import signal
 import socket
 from collections.abc import Iterator
+from types import FrameType
 
 import uvicorn
 
 from service.config import Settings
+from service.container import Ending, build
 from service.main import create_app
 from service.telemetry import configure_logging
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients and proxies keep idle connections: who closes first must be the one that would send next."""
 
 
 class PortTaken(Exception):
@@ -22,6 +28,14 @@ class NotStarted(Exception):
 
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when it is asked to end: uvicorn would let the signal kill it after all was done."""
+
+    def __init__(self, config: uvicorn.Config, ending: Ending) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._ending.begin()
+        super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -42,8 +56,9 @@ def serve_until_stopped(settings: Settings) -> None:
     """
     configure_logging(settings.broker_log_level, settings.broker_log_format)
     listener = _listen(settings.broker_host, settings.broker_port)
+    ending = Ending()
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, make=functools.partial(build, ending=ending)),
         loop="uvloop",
         http="httptools",
         lifespan="on",
@@ -52,10 +67,11 @@ def serve_until_stopped(settings: Settings) -> None:
         server_header=False,
         proxy_headers=bool(settings.broker_trusted_proxies),
         forwarded_allow_ips=list(settings.broker_trusted_proxies),
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.broker_drain_seconds)),
     )
     try:
-        _Server(config).run(sockets=[listener])
+        _Server(config, ending).run(sockets=[listener])
     except SystemExit:
         raise NotStarted("could not start; the log says why") from None
 

@@ -21,6 +21,7 @@ from service.container import Container, build
 from service.core.administration import Registration
 from service.core.clock import Clock
 from service.core.model import Caller, GrantType, Scope
+from service.core.steps import Witness, nobody
 from service.main import create_app
 from service.telemetry import Metrics
 
@@ -105,22 +106,24 @@ class Broker:
 
     def pause(self) -> None:
         """Stop the process where it is, as a virtual machine that is being moved would."""
-        self._signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
 
 
 @contextlib.asynccontextmanager
-async def broker_here(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Broker]:
-    """A broker in this event loop, over TCP, by *clock*'s time."""
+async def broker_here(
+    settings: Settings, *, clock: Clock | None = None, witness: Witness = nobody
+) -> AsyncIterator[Broker]:
+    """A broker in this event loop, over TCP, by *clock*'s time; *witness* is told of its steps."""
 
     def make(settings: Settings, metrics: Metrics) -> Container:
-        return build(settings, metrics, clock=clock, works_alone=clock is None)
+        return build(settings, metrics, clock=clock, witness=witness, works_alone=clock is None)
 
     # asyncio switches Nagle's algorithm off only where the protocol is named; with it an answer takes 40 ms longer.
     listener = socket.socket(proto=socket.IPPROTO_TCP)
@@ -152,7 +155,7 @@ async def broker_process(variables: Mapping[str, str]) -> AsyncIterator[Broker]:
     base_url = f"http://127.0.0.1:{variables['BROKER_PORT']}"
     try:
         async with client_of(base_url) as client:
-            await _until_healthy(client, process)
+            await until_healthy(client, process)
             yield Broker(base_url, client, process)
     finally:
         if process.returncode is None:
@@ -176,7 +179,8 @@ _MANY = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
 _TLS = ssl.create_default_context()  # shared, because making one takes longer than most tests
 
 
-async def _until_healthy(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:
+async def until_healthy(client: httpx.AsyncClient, process: asyncio.subprocess.Process) -> None:
+    """Return once the broker that is *process* answers."""
     for _ in range(START_SECONDS * 20):
         assert process.returncode is None, f"the broker ended with {process.returncode} before it served"
         with contextlib.suppress(httpx.TransportError):
