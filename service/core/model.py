@@ -246,10 +246,7 @@ class Grant:
     def is_another_than(self, answer: WaitingAnswer) -> bool:
         """Whether *answer* is based on the same generation as this row, of another history."""
         return (
-            answer.ticket_digest is None
-            and answer.generation == self.generation
-            and answer.attempt_id != self.saved_attempt_id
-            and answer.based_on != self.issued_at
+            answer.ticket_digest is None and answer.generation == self.generation and answer.based_on != self.issued_at
         )
 
     def _entered_since(self, instant: datetime) -> bool:

@@ -6,14 +6,15 @@ from datetime import timedelta
 import pytest
 
 from service.core.breaker import Breaker
-from service.core.errors import ClientRejected, UpstreamUnavailable
-from service.core.model import GrantType
+from service.core.errors import ClientRejected, UpstreamError, UpstreamUnavailable
+from service.core.model import GrantId, GrantType
 from service.core.policy import Policy
 from tests.support.clock import FakeClock
 from tests.support.replicas import VERSATURE
 
 USERS, COMPANY = GrantType.AUTHORIZATION_CODE, GrantType.CLIENT_CREDENTIALS
 REFUSED = ClientRejected("The provider says invalid_client.")
+TROUBLE = UpstreamUnavailable("The provider cannot be reached.")
 
 
 class Bench:
@@ -27,12 +28,19 @@ class Bench:
         asked = None if retry_after is None else timedelta(seconds=retry_after)
         return self.breaker.trip(VERSATURE, USERS, REFUSED, asked).total_seconds()
 
+    def fail(self, *users: int) -> None:
+        for user in users:
+            self.breaker.failed(VERSATURE, GrantId("versature", f"user-{user}"), TROUBLE)
+
     def passes(self) -> bool:
         try:
             self.breaker.pass_or_raise(VERSATURE, USERS)
-        except ClientRejected:
+        except UpstreamError:
             return False
         return True
+
+    def room(self) -> int | None:
+        return self.breaker.room(VERSATURE, USERS)
 
 
 def test_while_a_circuit_is_open_everybody_gets_the_error_that_opened_it_and_an_honest_time() -> None:
@@ -126,3 +134,85 @@ def test_the_latest_error_is_the_one_that_is_told() -> None:
     bench.breaker.trip(VERSATURE, USERS, UpstreamUnavailable("The provider limits our requests."), None)
     with pytest.raises(UpstreamUnavailable):
         bench.breaker.pass_or_raise(VERSATURE, USERS)
+
+
+def test_five_different_grants_that_fail_in_a_row_are_the_applications_trouble() -> None:
+    bench = Bench()
+    bench.fail(1, 2, 3, 4)
+    assert bench.passes()
+    bench.fail(5)
+    with pytest.raises(UpstreamUnavailable) as caught:
+        bench.breaker.pass_or_raise(VERSATURE, USERS)
+    assert (caught.value.detail, caught.value.retry_after) == (TROUBLE.detail, timedelta(seconds=1))
+
+
+def test_one_grant_that_fails_often_is_its_own_trouble() -> None:
+    bench = Bench()
+    bench.fail(*[1] * 50, 2, 3, 4)
+    assert bench.passes()
+
+
+def test_a_success_between_makes_it_no_row() -> None:
+    bench = Bench()
+    bench.fail(1, 2, 3, 4)
+    bench.breaker.close(VERSATURE, USERS)
+    bench.fail(5, 6, 7, 8)
+    assert bench.passes()
+    bench.fail(1)
+    assert not bench.passes()
+
+
+def test_failures_of_another_application_or_grant_type_do_not_count() -> None:
+    bench = Bench()
+    bench.fail(1, 2, 3, 4)
+    bench.breaker.failed(VERSATURE, GrantId("versature", "@company"), TROUBLE)
+    bench.breaker.failed(replace(VERSATURE, name="other"), GrantId("other", "user-5"), TROUBLE)
+    bench.breaker.pass_or_raise(VERSATURE, COMPANY)
+    bench.breaker.pass_or_raise(replace(VERSATURE, name="other"), USERS)
+    assert bench.passes()
+    bench.fail(5)
+    assert not bench.passes()
+
+
+def test_one_failing_probe_is_enough_to_keep_the_circuit_open_whichever_grant_it_was() -> None:
+    bench = Bench()
+    bench.clock.advance(bench.trip())
+    assert bench.passes()
+    bench.fail(1)
+    bench.clock.advance(1.999)
+    assert not bench.passes()
+    bench.clock.advance(0.001)
+    assert bench.passes()
+
+
+def test_a_probe_that_sent_nothing_leaves_its_place_to_the_next_at_once() -> None:
+    bench = Bench()
+    bench.clock.advance(bench.trip())
+    assert bench.passes()
+    assert not bench.passes()
+    bench.breaker.not_sent_after_all(VERSATURE, USERS)
+    assert [bench.passes() for _ in range(2)] == [True, False]
+
+
+def test_what_was_not_sent_shortens_no_pause_but_the_probes() -> None:
+    bench = Bench()
+    bench.trip()
+    bench.breaker.not_sent_after_all(VERSATURE, USERS)
+    assert not bench.passes()
+    bench.breaker.not_sent_after_all(VERSATURE, COMPANY)
+    assert not bench.passes()
+
+
+def test_there_is_room_for_everybody_for_nobody_or_for_one_probe() -> None:
+    bench = Bench()
+    assert bench.room() is None
+    pause = bench.trip()
+    assert bench.room() == 0
+    bench.clock.advance(pause)
+    assert [bench.room() for _ in range(3)] == [1, 1, 1]
+    assert bench.passes()
+    assert bench.room() == 0
+    bench.breaker.not_sent_after_all(VERSATURE, USERS)
+    assert bench.room() == 1
+    bench.breaker.close(VERSATURE, USERS)
+    assert bench.room() is None

@@ -44,3 +44,35 @@ def test_the_one_used_longest_ago_makes_room() -> None:
     assert len(cache) == 2
     assert cache.get(grant(2)) is None
     assert cache.get(grant(1)) is not None
+
+
+def test_what_was_buried_comes_back_only_with_a_newer_generation() -> None:
+    """A renewal's answer may still be on its way here when its grant is revoked."""
+    cache = LocalCache()
+    cache.put(grant(1), token(2), NOON)
+    cache.bury(grant(1), 3)
+    assert cache.get(grant(1)) is None
+    for late in (1, 2, 3):
+        cache.put(grant(1), token(late), NOON)
+        assert cache.get(grant(1)) is None
+    cache.put(grant(1), token(4), NOON)
+    assert cache.get(grant(1)) == Entry(token(4), NOON)
+    cache.put(grant(2), token(1), NOON)
+    assert cache.get(grant(2)) is not None
+
+
+def test_dropping_is_not_burying() -> None:
+    cache = LocalCache()
+    cache.put(grant(1), token(2), NOON)
+    cache.drop(grant(1))
+    cache.put(grant(1), token(1), NOON)
+    assert cache.get(grant(1)) == Entry(token(1), NOON)
+
+
+def test_graves_are_bounded_too_and_the_oldest_goes_first() -> None:
+    cache = LocalCache(max_entries=2)
+    for user in (1, 2, 3):
+        cache.bury(grant(user), 5)
+    for user in (1, 2, 3):
+        cache.put(grant(user), token(5), NOON)
+    assert [cache.get(grant(user)) is not None for user in (1, 2, 3)] == [True, False, False]

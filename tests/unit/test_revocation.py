@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from service.core.errors import GrantNotFound, ReauthorizationRequired, StoreUnavailable
-from service.core.model import GrantState, Reason, UpstreamRevocation
+from service.core.model import Application, GrantId, GrantState, Reason, UpstreamRevocation
 from service.core.records import CachedToken
 from service.core.upstream import NotSent
-from tests.support.replicas import ALICE, REVOCABLE, VERSATURE, House, Replica
+from tests.support.replicas import ALICE, BOB, REVOCABLE, VERSATURE, House, Replica
 
 
 async def test_a_revoked_grant_is_unusable_here_at_once_and_elsewhere_within_the_cache_time(house: House) -> None:
@@ -88,4 +88,99 @@ async def test_who_connects_again_after_a_revocation_is_connected(house: House, 
     await house.import_(replica)
     await replica.broker.revoke(VERSATURE, ALICE)
     await house.import_(replica)
+    assert (await replica.ask()).token.generation == 3
+
+
+async def untold(house: House, settings: Application = REVOCABLE, *users: GrantId) -> Replica:
+    """A process that revoked grants while the provider could not be told."""
+    replica = house.replica(settings=settings)
+    await replica.directory.check()
+    house.server.always(NotSent("x"))
+    for grant in users or (ALICE,):
+        await house.import_(replica, grant)
+        assert await replica.broker.revoke(REVOCABLE, grant) is UpstreamRevocation.PENDING
+    house.server.calls.clear()
+    return replica
+
+
+async def tell_for(replica: Replica, seconds: int) -> None:
+    for _ in range(seconds):
+        await replica.revoker.tell_again()
+        await asyncio.sleep(1)
+
+
+async def test_a_provider_that_could_not_be_told_is_told_later_and_then_the_secrets_are_erased(house: House) -> None:
+    replica = await untold(house)
+    [refresh_token] = house.server.good
+    house.server.forget_script()
+    await tell_for(replica, 30)
+    assert house.server.calls == []
+    await tell_for(replica, 60)
+    [call] = house.server.calls
+    assert (call.kind, call.token, call.hint) == ("revocation", refresh_token, "refresh_token")
+    row = await house.row()
+    assert (row.upstream_revocation, row.refresh_sealed, row.access_sealed) == (UpstreamRevocation.REVOKED, None, None)
+    assert (row.state, row.retry_at, row.failures, row.generation) == (GrantState.REVOKED, None, 0, 2)
+
+
+async def test_the_provider_is_told_again_with_doubling_pauses_up_to_an_hour(house: House) -> None:
+    replica = await untold(house)
+    began = house.clock.now()
+    await tell_for(replica, 5 * 3600)
+    told_at = [(call.at - began).total_seconds() for call in house.server.calls]
+    assert told_at == [30, 90, 210, 450, 930, 1890, 3810, 7410, 11010, 14610]
+    assert house.grants.peek(ALICE) is not None
+    assert (await house.row()).refresh_sealed is not None
+
+
+async def test_replicas_leave_each_revocation_to_one_of_them(house: House) -> None:
+    replicas = [await untold(house)]
+    for _ in range(3):
+        replicas.append(house.replica(settings=REVOCABLE))
+        await replicas[-1].directory.check()
+    await asyncio.sleep(30)
+    await asyncio.gather(*(replica.revoker.tell_again() for replica in replicas))
+    assert house.server.count("revocation") == 1
+
+
+async def test_one_revocation_that_cannot_be_told_does_not_hinder_the_others(house: House) -> None:
+    replica = await untold(house, REVOCABLE, ALICE, BOB)
+    await asyncio.sleep(30)
+    house.server.forget_script()
+    house.server.script(NotSent("x"))
+    await replica.revoker.tell_again()
+    told = [(await house.row(grant)).upstream_revocation for grant in (ALICE, BOB)]
+    assert sorted(told, key=str) == [UpstreamRevocation.PENDING, UpstreamRevocation.REVOKED]
+
+
+async def test_when_the_revocation_url_is_gone_the_secrets_are_erased_untold(house: House) -> None:
+    replica = await untold(house, VERSATURE)
+    await asyncio.sleep(30)
+    await replica.revoker.tell_again()
+    row = await house.row()
+    assert (row.upstream_revocation, row.refresh_sealed) == (UpstreamRevocation.NOT_CONFIGURED, None)
+    assert house.server.calls == []
+
+
+async def test_revocations_of_an_application_that_is_not_known_wait_until_it_comes_back(house: House) -> None:
+    replica = await untold(house, replace(REVOCABLE, name="another"))
+    before = await house.row()
+    await asyncio.sleep(30)
+    await replica.revoker.tell_again()
+    row = await house.row()
+    assert (row.upstream_revocation, row.refresh_sealed) == (UpstreamRevocation.PENDING, before.refresh_sealed)
+    assert house.server.calls == []
+    back = house.replica(settings=REVOCABLE)
+    await back.directory.check()
+    house.server.forget_script()
+    await tell_for(back, 61)
+    assert (await house.row()).upstream_revocation is UpstreamRevocation.REVOKED
+
+
+async def test_a_connect_after_the_revocation_leaves_nothing_to_tell(house: House) -> None:
+    replica = await untold(house)
+    await house.import_(replica)
+    house.server.forget_script()
+    await tell_for(replica, 120)
+    assert house.server.calls == []
     assert (await replica.ask()).token.generation == 3
