@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, Validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.core.administration import KEY_PREFIX, Registration
+from service.core.administration import KEY_PREFIX
 from service.core.model import GrantType, SealingKey
 from service.core.policy import Policy
+from service.core.registration import Registration
 from service.forms import (
     check_database_url,
     check_redis_url,
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     broker_backoff_initial_seconds: Seconds = 1
     broker_backoff_max_seconds: Annotated[Seconds, Field(validate_default=True)] = 300
     broker_refresh_token_days: Annotated[float, Field(gt=0, le=3650)] = 90
+    broker_caller_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = 0
     broker_drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 15
     broker_log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker_log_format: Literal["json", "human"] = "json"

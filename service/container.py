@@ -18,7 +18,7 @@ from service.adapters.sql_migrations import migrate
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoEscrow, NoTokenCache
-from service.core.administration import Administration, seal_registration
+from service.core.administration import Administration
 from service.core.authorization import Authorization
 from service.core.breaker import Breaker
 from service.core.broker import TokenBroker
@@ -30,7 +30,9 @@ from service.core.health import Health
 from service.core.local_cache import LocalCache
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
+from service.core.rate_limit import RateLimiter
 from service.core.redemption import Redeemer
+from service.core.registration import seal_registration
 from service.core.renewal import Renewer
 from service.core.revalidation import Confirmer, Revalidator
 from service.core.revocation import Revoker
@@ -129,6 +131,9 @@ def build(
     exchange = CodeExchange(grants, requests, server, vault, keyring, local, clock, policy)
     directory = _directory(settings, rows, vault, clock)
     confirmer = Confirmer(grants, clock)
+    administration = Administration(
+        rows, vault, directory, clock, reserved=[DEFAULT_APPLICATION], base_url=settings.versature_base_url
+    )
     services = Services(
         broker=TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy),
         directory=directory,
@@ -136,12 +141,14 @@ def build(
         grants=grants,
         health=health,
         clock=clock,
+        administration=administration,
+        limiter=RateLimiter(clock, settings.broker_caller_requests_per_second),
         public_url=settings.public_url,
     )
     _watch(health, metrics, database, DatabaseHealth(database, skew, clock), directory, keyring, redis, skew)
     return Container(
         database=database,
-        administration=Administration(rows, vault, reserved=[DEFAULT_APPLICATION]),
+        administration=administration,
         services=services,
         revalidator=Revalidator(grants, directory, local, clock, policy),
         _drains=(exchange, renewer, saver),

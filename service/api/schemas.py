@@ -21,36 +21,36 @@ Instant = Annotated[
 ]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """A request body: anything not named here is a mistake."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-def _no_truth(value: object) -> object:
+def no_truth(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - the only one that pydantic reports
     return value
 
 
-class RejectedToken(_Body):
+class RejectedToken(Body):
     access_token: Annotated[str, Field(min_length=1, max_length=16_384, description="The token that was answered 401")]
 
 
-class ConnectInvitation(_Body):
+class ConnectInvitation(Body):
     return_to: Annotated[
         str | None,
         Field(max_length=2048, description="Where to send the browser afterwards; its origin must be allowed"),
     ] = None
 
 
-class GrantImport(_Body):
+class GrantImport(Body):
     refresh_token: Annotated[str, Field(min_length=1, max_length=16_384, pattern=r"^[\x20-\x7e]+$")]
     access_token: Annotated[str | None, Field(min_length=1, max_length=16_384, pattern=r"^[\x21-\x7e]+$")] = None
     expires_in: Annotated[
         int | None,
         Field(gt=0, le=315_360_000, description="Seconds that the access token still lives"),
-        BeforeValidator(_no_truth),
+        BeforeValidator(no_truth),
     ] = None
     scope: Annotated[str | None, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")] = None
 

@@ -11,7 +11,8 @@ from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
-from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore
+from service.core.directory_store import DirectoryStore
+from service.core.ports import AuthorizationStore, GrantStore
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
 from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore

@@ -21,9 +21,10 @@ from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import migrate, schema_is_current
 from service.adapters.tables import to_micros
+from service.core.directory_store import DirectoryStore
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
-from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore
+from service.core.ports import AuthorizationStore, GrantStore
 from service.core.records import GrantFilter, Setback
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
