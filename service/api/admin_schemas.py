@@ -1,5 +1,6 @@
 """The shapes on the wire of what operators manage. Secrets come in and never go out; a new key goes out once."""
 
+import re
 from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -15,6 +16,20 @@ from service.core.registration import MAX_TEXT_LENGTH
 
 _TEXT_FORM = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+def _may_repeat(schema: dict[str, Any]) -> None:
+    """Said twice is said once."""
+    schema.pop("uniqueItems", None)
+
+
+def _rfc3339(value: object) -> object:
+    if value is not None and not (isinstance(value, str) and _RFC3339.fullmatch(value)):
+        raise ValueError("must be an instant as in RFC 3339, with its zone")
+    return value
+
+
 NewName = Annotated[
     str,
     Field(pattern=NAME_FORM, max_length=64, description="It never changes"),
@@ -27,12 +42,12 @@ ClientSecret = Annotated[
 ]
 Kinds = Annotated[
     frozenset[GrantType],
-    Field(min_length=1, description="What it may do"),
+    Field(min_length=1, description="What it may do", json_schema_extra=_may_repeat),
     PlainSerializer(sorted, return_type=list[GrantType]),
 ]
 Scopes = Annotated[
     frozenset[Scope],
-    Field(min_length=1, description="What it may do here"),
+    Field(min_length=1, description="What it may do here", json_schema_extra=_may_repeat),
     PlainSerializer(sorted, return_type=list[Scope]),
 ]
 _Pattern = Annotated[str, Field(min_length=1, max_length=MAX_USER_LENGTH, json_schema_extra={"pattern": PATTERN_FORM})]
@@ -78,7 +93,7 @@ class NewApplication(Body):
     revocation_url: Annotated[Url | None, Field(description="Where the provider has one (RFC 7009)")] = None
     oauth_scope: Annotated[Text | None, Field(description="The scope to ask the provider for")] = None
     vendor_id: Annotated[Text | None, Field(description="Sent as vendor_id with every token request")] = None
-    pkce: Annotated[bool, Field(description="Use PKCE with S256 (RFC 7636)")] = False
+    pkce: Annotated[bool, Field(strict=True, description="Use PKCE with S256 (RFC 7636)")] = False
 
 
 class ApplicationChanges(Body):
@@ -96,7 +111,7 @@ class ApplicationChanges(Body):
     revocation_url: Url | None = Field(default_factory=_nothing)
     oauth_scope: Text | None = Field(default_factory=_nothing)
     vendor_id: Text | None = Field(default_factory=_nothing)
-    pkce: bool = Field(default_factory=bool)
+    pkce: bool = Field(default_factory=bool, strict=True)
 
 
 class DefaultChoice(Body):
@@ -165,14 +180,14 @@ class NewKey(Body):
     expires_in: Annotated[int | None, Field(gt=0, le=315_360_000, description="Seconds"), BeforeValidator(no_truth)] = (
         None
     )
-    expires_at: Annotated[datetime | None, Field(description="RFC 3339 with a zone, in the future")] = None
+    expires_at: Annotated[
+        datetime | None, Field(description="RFC 3339, within ten years"), BeforeValidator(_rfc3339)
+    ] = None
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> "NewKey":
         if self.expires_in is not None and self.expires_at is not None:
             raise ValueError("give expires_in or expires_at, not both")
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise ValueError("expires_at needs a zone")
         return self
 
 

@@ -52,6 +52,8 @@ async def identify(
     """The caller, by its key (401), if it does not ask too often (429). Every call that wants a key passes here."""
     if credentials is None or not credentials.credentials:
         raise InvalidApiKey("Send an API key as Authorization: Bearer vtb_….")
+    if len(request.headers.getlist("authorization")) > 1:
+        raise InvalidApiKey("Send one Authorization header; of two nobody knows which one counts.")
     host = request.client.host if request.client else None
     if credentials.credentials == DEMO_KEY and host not in _LOOPBACK:
         raise InvalidApiKey("The demo key works on loopback only.")

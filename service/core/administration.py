@@ -4,7 +4,7 @@ import contextlib
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from service.core.clock import Clock
 from service.core.digests import secret_digest
@@ -21,6 +21,7 @@ KEY_PREFIX = "vtb_"
 LIVE_KEYS = 2
 """How many keys of one caller work at once: the old one and the new one, while the caller changes over."""
 
+LONGEST_KEY_LIFE = timedelta(days=3650)
 MOST_PATTERNS = 100
 
 _NO_CALLER = "There is no caller of this name."
@@ -176,11 +177,11 @@ class Administration:
         Raises:
             ResourceNotFound: there is no such caller.
             Conflict: it has `LIVE_KEYS` already that have not expired.
-            InvalidRequest: *expires_at* has passed.
+            InvalidRequest: *expires_at* has passed, or is later than any key may live.
         """
         now = self._clock.now()
-        if expires_at is not None and expires_at <= now:
-            raise InvalidRequest("A key cannot expire before it is made.")
+        if expires_at is not None and not now < expires_at <= now + LONGEST_KEY_LIFE:
+            raise InvalidRequest(f"A key expires in the future, within {LONGEST_KEY_LIFE.days} days.")
         issued = self._issue(name, expires_at=expires_at)
         match await self._store.add_key(issued.record, now=now, most=LIVE_KEYS):
             case KeyAddition.NO_CALLER:

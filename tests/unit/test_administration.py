@@ -308,11 +308,15 @@ async def test_an_expired_key_takes_no_place_and_is_forgotten(
     assert set((await house.rows.load()).keys) == {first.record, second.record}
 
 
-async def test_a_key_cannot_be_born_dead(administration: Administration, house: House) -> None:
+async def test_a_key_is_neither_born_dead_nor_lives_for_ever_by_its_expiry(
+    administration: Administration, house: House
+) -> None:
     await administration.add_caller(CRM)
-    for gone in (timedelta(0), timedelta(microseconds=-1)):
+    for wrong in (timedelta(0), timedelta(microseconds=-1), timedelta(days=3650, microseconds=1)):
         with pytest.raises(InvalidRequest):
-            await administration.add_key("crm", expires_at=house.clock.now() + gone)
+            await administration.add_key("crm", expires_at=house.clock.now() + wrong)
+    assert await administration.add_key("crm", expires_at=house.clock.now() + timedelta(days=3650)) is not None
+    assert len((await house.rows.load()).keys) == 2
 
 
 async def test_an_id_tells_nothing_of_its_key(administration: Administration, house: House) -> None:
