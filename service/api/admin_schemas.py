@@ -1,17 +1,15 @@
-"""The shapes on the wire of what operators manage. Secrets come in and never go out; a new key goes out once."""
+"""The shapes on the wire of what operators send: registrations, rights, and how long a key is to live."""
 
 import re
-from collections.abc import Collection
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from service.api.schemas import Body, Instant, no_truth
-from service.core.administration import MOST_PATTERNS, IssuedKey
-from service.core.model import Application, Caller, GrantType, Scope
+from service.api.schemas import Body, example, no_truth
+from service.core.administration import MOST_PATTERNS
+from service.core.model import GrantType, Scope
 from service.core.names import MAX_USER_LENGTH, NAME_FORM, PATTERN_FORM
-from service.core.records import ApiKey
 from service.core.registration import MAX_TEXT_LENGTH
 
 _TEXT_FORM = r"^[^\x00-\x1f\x7f-\x9f]+$"
@@ -70,16 +68,12 @@ def _nothing() -> None:
 class NewApplication(Body):
     """An OAuth client registration at the provider. Endpoints left out follow from the base URL."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "billing",
-                    "client_id": "billing-client",
-                    "client_secret": "the-secret-that-versature-gave-you",
-                    "grant_types": ["client_credentials"],
-                }
-            ]
+    model_config = example(
+        {
+            "name": "billing",
+            "client_id": "billing-client",
+            "client_secret": "the-secret-that-versature-gave-you",
+            "grant_types": ["client_credentials"],
         }
     )
 
@@ -99,9 +93,7 @@ class NewApplication(Body):
 class ApplicationChanges(Body):
     """What is to be different (RFC 7396): a member left out stays, null takes away."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"client_secret": "the-new-secret-that-versature-gave-you"}]}
-    )
+    model_config = example({"client_secret": "the-new-secret-that-versature-gave-you"})
 
     client_id: Text = Field(default_factory=str, description="Grants stay bound to the one they were issued to")
     client_secret: ClientSecret = Field(default_factory=str)
@@ -117,42 +109,15 @@ class ApplicationChanges(Body):
 class DefaultChoice(Body):
     """For which grant types."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"grant_types": ["client_credentials"]}]})
+    model_config = example({"grant_types": ["client_credentials"]})
 
     grant_types: Annotated[Kinds | None, Field(description="Omitted: all that the application allows")] = None
-
-
-class ApplicationView(BaseModel):
-    """An application; never its client secret."""
-
-    name: Annotated[str, Field(examples=["billing"])]
-    source: Annotated[
-        Literal["settings", "stored"], Field(description="What the settings define can only be changed there")
-    ]
-    client_id: str
-    grant_types: list[GrantType]
-    default_for: Annotated[
-        list[GrantType], Field(description="The grant types for which it serves requests that name no application")
-    ]
-    token_url: str
-    authorize_url: str
-    revocation_url: str | None
-    oauth_scope: str | None
-    vendor_id: str | None
-    pkce: bool
-
-
-class ApplicationPage(BaseModel):
-    items: list[ApplicationView]
-    next_cursor: str | None
 
 
 class NewCaller(Body):
     """An internal service and what it may ask for; whatever is not named is denied."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "billing", "scopes": ["tokens"], "users": ["*"]}]}
-    )
+    model_config = example({"name": "billing", "scopes": ["tokens"], "users": ["*"]})
 
     name: NewName
     scopes: Scopes
@@ -165,7 +130,7 @@ class NewCaller(Body):
 class CallerChanges(Body):
     """What is to be different; a member left out stays."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"users": ["sales-*", "@company"]}]})
+    model_config = example({"users": ["sales-*", "@company"]})
 
     scopes: Scopes = Field(default_factory=frozenset)
     users: UserPatterns = Field(default_factory=list)
@@ -175,7 +140,7 @@ class CallerChanges(Body):
 class NewKey(Body):
     """How long the key is to work: for so many seconds, until an instant, or, if neither is given, until removed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"expires_in": 7_776_000}]})
+    model_config = example({"expires_in": 7776000})
 
     expires_in: Annotated[int | None, Field(gt=0, le=315_360_000, description="Seconds"), BeforeValidator(no_truth)] = (
         None
@@ -189,85 +154,3 @@ class NewKey(Body):
         if self.expires_in is not None and self.expires_at is not None:
             raise ValueError("give expires_in or expires_at, not both")
         return self
-
-
-class CallerView(BaseModel):
-    """A caller; never its keys."""
-
-    name: Annotated[str, Field(examples=["billing"])]
-    scopes: list[Scope]
-    users: list[str]
-    applications: list[str]
-
-
-class CallerPage(BaseModel):
-    items: list[CallerView]
-    next_cursor: str | None
-
-
-class KeyView(BaseModel):
-    """What may be told of a key; never the key."""
-
-    id: Annotated[str, Field(description="Tells the caller's keys apart, and is no part of the key")]
-    created_at: Annotated[Instant | None, Field(description="null: before this was noted")]
-    expires_at: Instant | None
-
-
-class KeyList(BaseModel):
-    items: list[KeyView]
-
-
-class IssuedKeyView(KeyView):
-    """A new key. It is shown this once."""
-
-    key: Annotated[str, Field(description="To be sent as `Authorization: Bearer …`", examples=["vtb_…"])]
-
-
-class NewCallerView(CallerView):
-    """A new caller with its first key, which is shown this once."""
-
-    key: IssuedKeyView
-
-
-def application_view(
-    application: Application, *, from_settings: bool, default_for: Collection[GrantType]
-) -> ApplicationView:
-    return ApplicationView(
-        name=application.name,
-        source="settings" if from_settings else "stored",
-        client_id=application.client_id,
-        grant_types=sorted(application.grant_types),
-        default_for=sorted(default_for),
-        token_url=application.token_url,
-        authorize_url=application.authorize_url,
-        revocation_url=application.revocation_url,
-        oauth_scope=application.oauth_scope,
-        vendor_id=application.vendor_id,
-        pkce=application.pkce,
-    )
-
-
-def _caller_fields(caller: Caller) -> dict[str, Any]:
-    return {
-        "name": caller.name,
-        "scopes": sorted(caller.scopes),
-        "users": list(caller.users),
-        "applications": list(caller.applications),
-    }
-
-
-def caller_view(caller: Caller) -> CallerView:
-    return CallerView(**_caller_fields(caller))
-
-
-def new_caller_view(caller: Caller, issued: IssuedKey) -> NewCallerView:
-    return NewCallerView(**_caller_fields(caller), key=issued_key_view(issued))
-
-
-def key_view(key: ApiKey) -> KeyView:
-    return KeyView(id=key.id, created_at=key.created_at, expires_at=key.expires_at)
-
-
-def issued_key_view(issued: IssuedKey) -> IssuedKeyView:
-    key = issued.record
-    return IssuedKeyView(id=key.id, created_at=key.created_at, expires_at=key.expires_at, key=issued.secret)

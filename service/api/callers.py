@@ -6,15 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from service.api.admin import Admin, Name, OneKey, Page, administrator, named, page_of
-from service.api.admin_schemas import (
-    CallerChanges,
+from service.api.admin_schemas import CallerChanges, NewCaller, NewKey
+from service.api.admin_views import (
     CallerPage,
     CallerView,
     IssuedKeyView,
     KeyList,
-    NewCaller,
     NewCallerView,
-    NewKey,
     caller_view,
     issued_key_view,
     key_view,

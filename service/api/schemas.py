@@ -1,7 +1,7 @@
 """The shapes on the wire."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -33,11 +33,22 @@ def no_truth(value: object) -> object:
     return value
 
 
+def example(members: dict[str, Any]) -> ConfigDict:
+    """The configuration of a shape that shows one example in the documentation."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
 class RejectedToken(Body):
-    access_token: Annotated[str, Field(min_length=1, max_length=16_384, description="The token that was answered 401")]
+    model_config = example({"access_token": "the-token-that-versature-answered-401"})
+
+    access_token: Annotated[
+        str, Field(min_length=1, max_length=16_384, repr=False, description="The token that was answered 401")
+    ]
 
 
 class ConnectInvitation(Body):
+    model_config = example({"return_to": "https://crm.example/settings"})
+
     return_to: Annotated[
         str | None,
         Field(max_length=2048, description="Where to send the browser afterwards; its origin must be allowed"),
@@ -45,8 +56,12 @@ class ConnectInvitation(Body):
 
 
 class GrantImport(Body):
-    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384, pattern=r"^[\x20-\x7e]+$")]
-    access_token: Annotated[str | None, Field(min_length=1, max_length=16_384, pattern=r"^[\x21-\x7e]+$")] = None
+    model_config = example({"refresh_token": "the-refresh-token-of-alice", "scope": "Office Manager"})
+
+    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384, repr=False, pattern=r"^[\x20-\x7e]+$")]
+    access_token: Annotated[
+        str | None, Field(min_length=1, max_length=16_384, repr=False, pattern=r"^[\x21-\x7e]+$")
+    ] = None
     expires_in: Annotated[
         int | None,
         Field(gt=0, le=315_360_000, description="Seconds that the access token still lives"),
@@ -58,6 +73,16 @@ class GrantImport(Body):
 class Token(BaseModel):
     """A valid access token."""
 
+    model_config = example(
+        {
+            "access_token": "a-token-that-works-now",
+            "token_type": "Bearer",
+            "scope": "Office Manager",
+            "expires_in": 3512,
+            "expires_at": "2026-11-23T14:58:32Z",
+        }
+    )
+
     access_token: str
     token_type: Annotated[str, Field(examples=["Bearer"])]
     scope: Annotated[str | None, Field(description="Versature's permission level: a name, never a list")]
@@ -67,6 +92,10 @@ class Token(BaseModel):
 
 class ConnectLink(BaseModel):
     """A link for the user's browser, usable until the user is connected."""
+
+    model_config = example(
+        {"connect_url": "https://broker.example/connect/a-one-use-ticket", "expires_at": "2026-11-23T14:10:00Z"}
+    )
 
     connect_url: str
     expires_at: Instant
@@ -126,6 +155,10 @@ class Revocation(BaseModel):
 
 class Me(BaseModel):
     """What the calling key may do."""
+
+    model_config = example(
+        {"name": "crm", "scopes": ["grants", "tokens"], "users": ["*"], "applications": ["*"], "key_expires_at": None}
+    )
 
     name: str
     scopes: list[Scope]
