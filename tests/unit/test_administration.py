@@ -225,6 +225,10 @@ async def test_a_pattern_that_matches_no_name_is_refused(
         await administration.change_caller("crm", users=("*", pattern))
     with pytest.raises(InvalidRequest):
         await administration.change_caller("crm", applications=("*", pattern))
+    with pytest.raises(InvalidRequest):
+        await administration.change_caller("nobody", users=(pattern,))
+    with pytest.raises(InvalidRequest):
+        await administration.change_caller("nobody", applications=(pattern,))
     assert (await house.rows.load()).callers == (CRM,)
 
 

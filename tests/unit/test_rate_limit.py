@@ -58,6 +58,18 @@ def test_who_waits_as_long_as_told_is_admitted_and_not_before(per_second: float)
         assert admitted(limiter, "crm", 2) == 1
 
 
+def test_no_rounding_refuses_who_comes_back_exactly_when_told() -> None:
+    for seconds in range(1, 200):
+        clock = FakeClock()
+        limiter = RateLimiter(clock, 1 / seconds)
+        limiter.admit("crm")
+        with pytest.raises(RateLimited) as refused:
+            limiter.admit("crm")
+        assert refused.value.retry_after_seconds == seconds
+        clock.advance(seconds)
+        limiter.admit("crm")
+
+
 def test_what_is_refused_costs_nothing() -> None:
     clock = FakeClock()
     limiter = RateLimiter(clock, 1)
