@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     broker_backoff_max_seconds: Annotated[Seconds, Field(validate_default=True)] = 300
     broker_refresh_token_days: Annotated[float, Field(gt=0, le=3650)] = 90
     broker_caller_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = 0
+    broker_escrow_dir: Path = Path("token-broker-escrow")
+    broker_keepalive_days: Annotated[float, Field(gt=0, le=3650)] = 80
+    broker_renew_active_hours: Annotated[float, Field(ge=0, le=87_600)] = 24
+    broker_renew_per_second: Annotated[float, Field(gt=0, le=10_000)] = 10
     broker_drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 15
     broker_log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker_log_format: Literal["json", "human"] = "json"
@@ -207,6 +211,9 @@ class Settings(BaseSettings):
             backoff_max=timedelta(seconds=self.broker_backoff_max_seconds),
             local_cache=timedelta(seconds=self.broker_local_cache_seconds),
             refresh_token_life=timedelta(days=self.broker_refresh_token_days),
+            keep_alive=timedelta(days=min(self.broker_keepalive_days, 0.9 * self.broker_refresh_token_days)),
+            renew_active=timedelta(hours=self.broker_renew_active_hours),
+            renew_per_second=self.broker_renew_per_second,
         )
 
 

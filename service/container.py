@@ -3,47 +3,48 @@
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from service.adapters.escrow import SpoolEscrow
 from service.adapters.keyring import AesKeyring
 from service.adapters.redis_cache import RedisTokenCache
+from service.adapters.redis_escrow import RedisEscrow
 from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_health import DatabaseHealth
 from service.adapters.sql_migrations import migrate
+from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
-from service.core.absent import NoEscrow, NoTokenCache
+from service.core.absent import NoTokenCache
 from service.core.administration import Administration
+from service.core.assembly import Core, Ports, assemble
 from service.core.authorization import Authorization
-from service.core.breaker import Breaker
-from service.core.broker import TokenBroker
 from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.errors import StoreUnavailable
-from service.core.exchange import CodeExchange
-from service.core.health import Health
-from service.core.local_cache import LocalCache
+from service.core.health import Check, Health, Readiness
+from service.core.periodic import every
 from service.core.policy import Policy
-from service.core.ports import GrantStore, TokenCache
+from service.core.ports import GrantStore
 from service.core.rate_limit import RateLimiter
-from service.core.redemption import Redeemer
 from service.core.registration import seal_registration
-from service.core.renewal import Renewer
-from service.core.revalidation import Confirmer, Revalidator
-from service.core.revocation import Revoker
-from service.core.saving import Saver
 from service.core.services import Services
 from service.core.skew import ClockSkew
+from service.core.steps import Witness, nobody
 from service.core.vault import Vault
 from service.telemetry import Metrics
+from service.watching import watch, watch_escrow
 
 log = logging.getLogger(__name__)
 
+REPLAY_EVERY = timedelta(seconds=2)
+REVOKE_EVERY = timedelta(seconds=10)
 EXCHANGES_AT_ONCE = 10
 """Connections kept for logins and revocations while renewals use all of theirs."""
 
@@ -62,6 +63,15 @@ class Drainable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Work that the process does by itself, again and again."""
+
+    what: str
+    period: timedelta
+    work: Callable[[], Awaitable[object]]
+
+
 @dataclass(slots=True)
 class Container:
     """Everything that lives as long as the process. *works_alone* False leaves periodic work to whoever asks for it."""
@@ -69,31 +79,49 @@ class Container:
     database: Database
     administration: Administration
     services: Services
-    revalidator: Revalidator
+    core: Core
+    durability: Check
+    clock: Clock
+    _duties: tuple[Duty, ...]
     _drains: tuple[Drainable, ...]
     _closes: tuple[Closable, ...]
     _drain_within: timedelta
     _works_alone: bool
-    _background: list[asyncio.Task[None]] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Bring SQLite's schema up to date and read the callers; a database that is away may come later."""
+        """Bring SQLite's schema up to date, read the callers, and bring in what an earlier process left in escrow.
+
+        A database that is away may come later; until then no grant is renewed for which an answer waits.
+        """
         try:
             if self.database.is_sqlite:
                 await migrate(self.database)
             await self.services.directory.check()
         except StoreUnavailable:
             log.warning("the database cannot be asked yet; starting without it")
+        try:
+            await self.core.recovery.replay()
+        except StoreUnavailable:
+            log.warning("answers in escrow wait for the database")
+        durability = await self.durability()
+        if durability.readiness is not Readiness.READY:
+            log.error("the database is not safe", extra={"detail": durability.detail})
         if self._works_alone:
-            self._background.append(asyncio.create_task(self.revalidator.run()))
+            self._tasks += [
+                asyncio.create_task(every(duty.period, duty.work, self.clock, duty.what)) for duty in self._duties
+            ]
 
     async def close(self) -> None:
-        """Let flights land and answers reach the database, then close in reverse order."""
-        for task in self._background:
+        """Let flights land and answers reach the database within the time for draining, then close in reverse order."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._drain_within.total_seconds()
         for part in self._drains:
-            if left := await part.drain(self._drain_within):
+            left = await part.drain(timedelta(seconds=max(end - loop.time(), 0)))
+            if left:
                 log.error("closing with unfinished work", extra={"part": type(part).__name__, "count": left})
         for connected in self._closes:
             await connected.close()
@@ -105,6 +133,7 @@ def build(
     *,
     clock: Clock | None = None,
     grants: GrantStore | None = None,
+    witness: Witness = nobody,
     works_alone: bool = True,
 ) -> Container:
     """Make everything from *settings*; tests replace parts. Nothing here talks to the network or the disk.
@@ -112,84 +141,113 @@ def build(
     Raises:
         InvalidRequest: the settings describe an impossible application.
     """
-    clock, policy, jitter = clock or SystemClock(), settings.policy, random.random
-    keyring, skew, health = AesKeyring(settings.broker_encryption_keys), ClockSkew(), Health(clock)
-    vault = Vault(keyring, policy, jitter)
+    clock, keyring = clock or SystemClock(), AesKeyring(settings.broker_encryption_keys)
+    skew, health, policy = ClockSkew(), Health(clock), settings.policy
     database = Database(
         settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
     )
-    rows, requests = SqlDirectoryStore(database), SqlAuthorizationStore(database)
-    grants, local = grants or SqlGrantStore(database), LocalCache()
-    redis = _redis(settings, clock, metrics)
-    shared: TokenCache = redis or NoTokenCache()
-    server = _server(policy, clock, metrics)
-    breaker = Breaker(clock, policy)
-    revoker = Revoker(grants, server, vault, shared, local, clock)
-    saver = Saver(grants, vault, NoEscrow(), shared, local, revoker, clock, policy)
-    redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, jitter)
-    renewer = Renewer(grants, redeemer, vault, shared, breaker, skew, clock, policy, jitter)
-    exchange = CodeExchange(grants, requests, server, vault, keyring, local, clock, policy)
+    redis, copy = _redis(settings, clock, metrics)
+    ports = Ports(
+        grants=grants or SqlGrantStore(database),
+        queue=SqlRenewalQueue(database),
+        requests=SqlAuthorizationStore(database),
+        server=_server(policy, clock, metrics),
+        keyring=keyring,
+        shared=redis or NoTokenCache(),
+        spool=SpoolEscrow(settings.broker_escrow_dir),
+        copy=copy,
+    )
+    rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
-    confirmer = Confirmer(grants, clock)
-    administration = Administration(
-        rows, vault, directory, clock, reserved=[DEFAULT_APPLICATION], base_url=settings.versature_base_url
+    administration = _administration(settings, rows, vault, directory, clock)
+    core = assemble(
+        ports,
+        directory,
+        clock,
+        policy,
+        random.random,
+        skew=skew,
+        count_lost=metrics.count_lost,
+        witness=witness,
     )
     services = Services(
-        broker=TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy),
+        broker=core.broker,
         directory=directory,
-        authorization=_authorization(settings, requests, directory, exchange, keyring, clock),
-        grants=grants,
+        authorization=_authorization(settings, ports, directory, core, clock, witness),
+        grants=ports.grants,
         health=health,
         clock=clock,
         administration=administration,
         limiter=RateLimiter(clock, settings.broker_caller_requests_per_second),
         public_url=settings.public_url,
     )
-    _watch(health, metrics, database, DatabaseHealth(database, skew, clock), directory, keyring, redis, skew)
+    database_health = DatabaseHealth(database, skew, clock)
+    watch(health, metrics, database, database_health, directory, keyring, redis, skew)
+    watch_escrow(health, metrics, core.custody, core.recovery, clock)
     return Container(
         database=database,
         administration=administration,
         services=services,
-        revalidator=Revalidator(grants, directory, local, clock, policy),
-        _drains=(exchange, renewer, saver),
-        _closes=(server, redis, database) if redis else (server, database),
+        core=core,
+        durability=database_health.durability,
+        clock=clock,
+        _duties=_duties(policy, core),
+        _drains=(core.exchange, core.renewer, core.saver, core.errands),
+        _closes=tuple(part for part in (ports.server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
-        _works_alone=works_alone and policy.local_cache > timedelta(0),
+        _works_alone=works_alone,
     )
+
+
+def _duties(policy: Policy, core: Core) -> tuple[Duty, ...]:
+    duties = (
+        Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
+        Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
+        Duty("background renewal", policy.background_every, core.background.tick),
+        Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
+    )
+    return tuple(duty for duty in duties if duty.period > timedelta(0))
 
 
 def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
     return VersatureServer(
         deadline=policy.upstream_deadline,
-        max_connections=policy.renewals_at_once + EXCHANGES_AT_ONCE,
+        max_connections=policy.renewals_at_once + policy.background_at_once + EXCHANGES_AT_ONCE,
         clock=clock,
         observe=metrics.observe_upstream,
     )
 
 
-def _redis(settings: Settings, clock: Clock, metrics: Metrics) -> RedisTokenCache | None:
+def _redis(
+    settings: Settings, clock: Clock, metrics: Metrics
+) -> tuple[RedisTokenCache, RedisEscrow] | tuple[None, None]:
     if settings.broker_redis_url is None:
-        return None
-    return RedisTokenCache(settings.broker_redis_url.get_secret_value(), clock=clock, observe=metrics.count_redis)
+        return None, None
+    url = settings.broker_redis_url.get_secret_value()
+    return RedisTokenCache(url, clock=clock, observe=metrics.count_redis), RedisEscrow(url)
 
 
 def _authorization(
-    settings: Settings,
-    requests: SqlAuthorizationStore,
-    directory: Directory,
-    exchange: CodeExchange,
-    keyring: AesKeyring,
-    clock: Clock,
+    settings: Settings, ports: Ports, directory: Directory, core: Core, clock: Clock, witness: Witness
 ) -> Authorization:
     return Authorization(
-        requests,
+        ports.requests,
         directory,
-        exchange,
-        keyring,
+        core.exchange,
+        ports.keyring,
         clock,
         settings.policy,
         redirect_uri=settings.redirect_uri,
         return_origins=settings.broker_return_origins,
+        witness=witness,
+    )
+
+
+def _administration(
+    settings: Settings, rows: SqlDirectoryStore, vault: Vault, directory: Directory, clock: Clock
+) -> Administration:
+    return Administration(
+        rows, vault, directory, clock, reserved=[DEFAULT_APPLICATION], base_url=settings.versature_base_url
     )
 
 
@@ -202,25 +260,3 @@ def _directory(settings: Settings, rows: SqlDirectoryStore, vault: Vault, clock:
         default_application=seal_registration(registration, vault) if registration else None,
         admin_key=admin_key.get_secret_value() if admin_key else None,
     )
-
-
-def _watch(
-    health: Health,
-    metrics: Metrics,
-    database: Database,
-    database_health: DatabaseHealth,
-    directory: Directory,
-    keyring: AesKeyring,
-    redis: RedisTokenCache | None,
-    skew: ClockSkew,
-) -> None:
-    """Let readiness and metrics see every part."""
-    health.register("database", database_health.database)
-    health.register("clock", database_health.clock)
-    health.register("callers", directory.health)
-    health.register("keys", keyring.health)
-    if redis is not None:
-        health.register("redis", redis.health)
-        metrics.redis_bypassed.set_function(lambda: redis.is_bypassed)
-    metrics.database_bypassed.set_function(lambda: database.is_bypassed)
-    metrics.clock_skew.set_function(lambda: skew.last / timedelta(seconds=1))

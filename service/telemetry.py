@@ -56,6 +56,25 @@ class Metrics:
             "The database's clock less this process's, measured at the last claim or readiness check.",
             registry=self.registry,
         )
+        self.escrow_entries = Gauge(
+            "token_broker_escrow_entries",
+            "Answers that wait for the database, as far as known.",
+            registry=self.registry,
+        )
+        self.escrow_age = Gauge(
+            "token_broker_escrow_oldest_age_seconds", "For how long the oldest of them waits.", registry=self.registry
+        )
+        self.database_behind = Gauge(
+            "token_broker_database_behind_grants",
+            "Grants found older in the database than elsewhere in the last ten minutes: it went back in time.",
+            registry=self.registry,
+        )
+        self.lost_grants = Counter(
+            "token_broker_lost_grants",
+            "Grants that ended as lost_in_transit: an answer of the provider never reached our first durable write.",
+            ["application"],
+            registry=self.registry,
+        )
         build = Gauge("token_broker_build_info", "The running version.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
 
@@ -64,6 +83,9 @@ class Metrics:
 
     def count_redis(self, operation: str, outcome: str) -> None:
         self.redis.labels(operation, outcome).inc()
+
+    def count_lost(self, application: str) -> None:
+        self.lost_grants.labels(application).inc()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""

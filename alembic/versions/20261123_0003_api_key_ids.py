@@ -1,6 +1,6 @@
 """api key ids.
 
-Revision: 0003, after 0001. Rows of a version that knows no ids get the id `first`: it keeps one key per caller.
+Revision: 0003, after 0002. Rows of a version that knows no ids get the id `first`: it keeps one key per caller.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "0003"
-down_revision: str | None = "0001"
+down_revision: str | None = "0002"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

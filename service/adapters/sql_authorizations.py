@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, delete, insert, select, update
 
 from service.adapters.sql_database import Database, guarded
-from service.adapters.sql_grants import ensure_row
+from service.adapters.sql_grant_contents import ensure_row
 from service.adapters.tables import authorization_requests, from_micros, to_micros
 from service.core.model import GrantId
 from service.core.records import AuthorizationRequest

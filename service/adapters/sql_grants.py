@@ -4,29 +4,39 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, literal, or_, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
 
+from service.adapters.sql_claims import claim_values, claimable
 from service.adapters.sql_database import Database, guarded
+from service.adapters.sql_grant_contents import (
+    can_revive,
+    change,
+    ensure_row,
+    fetch,
+    knows,
+    locked_row,
+    new_contents,
+    remember_import,
+    renewed_contents,
+    revoked_contents,
+)
 from service.adapters.sql_grant_listing import listing
-from service.adapters.sql_grant_rows import MICROSECOND, to_grant, to_instant, token_values
+from service.adapters.sql_grant_rows import (
+    MICROSECOND,
+    NO_CLAIM,
+    NO_REFUSALS,
+    NO_TROUBLE,
+    among,
+    is_grant,
+    to_grant,
+    to_instant,
+)
 from service.adapters.tables import grants, to_micros
 from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
-from service.core.records import Force, GrantFilter, Setback, Standing
+from service.core.records import LATE_LOGIN, REST, Force, GrantFilter, Setback, Standing
 
-DIGEST_LENGTH = 32
-REMEMBERED_SPENT = 64
-REMEMBERED_IMPORTED = 16
 _columns = grants.c
-_NO_CLAIM: Mapping[str, Any] = {"attempt_id": None, "attempt_started_at": None, "lease_until": None}
-_NO_TROUBLE: Mapping[str, Any] = {"failures": 0, "last_error_code": None, "last_error_at": None, "retry_at": None}
-_FRESH_START: Mapping[str, Any] = {
-    **_NO_CLAIM,
-    **_NO_TROUBLE,
-    "unfinished_generation": None,
-    "forced_until": None,
-    "forced_interval": None,
-}
+_REVIVED: Mapping[str, Any] = {**NO_TROUBLE, **NO_REFUSALS, "state": GrantState.CONNECTED, "reason": None}
 
 
 class SqlGrantStore:
@@ -38,15 +48,14 @@ class SqlGrantStore:
     @guarded
     async def get(self, grant: GrantId) -> Grant | None:
         async with self._database.read() as connection:
-            return await _fetch(connection, grant)
+            return await fetch(connection, grant)
 
     @guarded
     async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
-        wanted = [(grant.application, grant.user) for grant in grants]
         claimed = _columns.attempt_id.is_not(None)
         statement = select(
             _columns.application, _columns.user, _columns.generation, _columns.issued_at, _columns.state, claimed
-        ).where(tuple_(_columns.application, _columns.user).in_(wanted))
+        ).where(among(grants))
         async with self._database.read() as connection:
             return {
                 GrantId(row[0], row[1]): Standing(row[2], to_instant(row[3]), GrantState(row[4]), row[5])
@@ -72,20 +81,11 @@ class SqlGrantStore:
     ) -> Grant | None:
         now = self._database.now()
         conditions = [
-            _is(grant),
+            is_grant(grant),
             _columns.generation == generation,
-            _columns.state == GrantState.CONNECTED,
-            or_(_columns.lease_until.is_(None), _columns.lease_until + takeover // MICROSECOND < now),
-            or_(_columns.retry_at.is_(None), _columns.retry_at <= now, _columns.fingerprint != fingerprint),
+            claimable(now, fingerprint, literal(takeover // MICROSECOND)),
         ]
-        values: dict[str, Any] = {
-            "attempt_id": attempt_id,
-            "attempt_started_at": now,
-            "lease_until": now + lease // MICROSECOND,
-            "unfinished_generation": case(
-                (_columns.attempt_id.is_not(None), _columns.generation), else_=_columns.unfinished_generation
-            ),
-        }
+        values = claim_values(now, attempt_id, lease)
         if grant.is_company:
             values["fingerprint"] = fingerprint
         if force is not None:
@@ -100,127 +100,111 @@ class SqlGrantStore:
     async def save(
         self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
     ) -> bool:
-        rotated: ColumnElement[bool] = literal(False)
-        values = token_values(tokens)
-        if tokens.refresh_digest is None:
-            for kept in ("refresh_sealed", "refresh_digest", "refresh_expires_at"):
-                del values[kept]
-        else:
-            rotated = _columns.refresh_digest.is_distinct_from(tokens.refresh_digest)
-            values["refresh_expires_at"] = case(
-                (rotated, values["refresh_expires_at"]), else_=_columns.refresh_expires_at
-            )
-            values["spent_digests"] = case((rotated, _spent_with_current()), else_=_columns.spent_digests)
-        values |= {
-            **_NO_CLAIM,
-            **_NO_TROUBLE,
-            "state": GrantState.CONNECTED,
-            "reason": None,
-            "generation": generation + 1,
-            "saved_attempt_id": attempt_id,
-            "obtained_at": func.coalesce(_columns.obtained_at, to_micros(at)),
-            "renewed_at": to_micros(at),
-            "unfinished_generation": case(
-                (and_(rotated, _columns.unfinished_generation == generation), _columns.unfinished_generation),
-                else_=None,
-            ),
-        }
-        return await self._update(values, _is(grant), _columns.generation == generation)
+        values = renewed_contents(tokens, generation, attempt_id, at)
+        return await self._update(values, is_grant(grant), _columns.generation == generation)
 
     @guarded
-    async def release(self, grant: GrantId, *, attempt_id: str) -> None:
-        await self._update(dict(_NO_CLAIM), _is(grant), _columns.attempt_id == attempt_id)
+    async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:
+        values: dict[str, Any] = {**NO_CLAIM}
+        if at_rest:
+            values["renew_at"] = self._database.now() + REST // MICROSECOND
+        await self._update(values, is_grant(grant), _columns.attempt_id == attempt_id)
 
     @guarded
     async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
+        retry_at = to_micros(setback.retry_at)
         values = {
             "failures": _columns.failures + 1,
             "last_error_code": setback.code,
             "last_error_at": to_micros(setback.at),
-            "retry_at": to_micros(setback.retry_at),
-            **(_NO_CLAIM if setback.finished else {}),
+            "retry_at": retry_at,
+            "renew_at": case((_columns.renew_at.is_not(None), retry_at), else_=None),
+            **(NO_CLAIM if setback.finished else {}),
         }
-        await self._update(values, _is(grant), _columns.attempt_id == attempt_id)
+        if setback.uncoded:
+            values["refusals"] = _columns.refusals + 1
+            values["refused_since"] = func.coalesce(_columns.refused_since, to_micros(setback.at))
+        await self._update(values, is_grant(grant), _columns.attempt_id == attempt_id)
 
     @guarded
     async def declare_dead(
         self, grant: GrantId, *, generation: int, attempt_id: str, reason: Reason, code: str, at: datetime
     ) -> bool:
         values = {
-            **_NO_CLAIM,
-            **_NO_TROUBLE,
+            **NO_CLAIM,
+            **NO_TROUBLE,
             "state": GrantState.REAUTHORIZATION_REQUIRED,
             "reason": reason,
             "last_error_code": code,
             "last_error_at": to_micros(at),
         }
         return await self._update(
-            values, _is(grant), _columns.generation == generation, _columns.attempt_id == attempt_id
+            values, is_grant(grant), _columns.generation == generation, _columns.attempt_id == attempt_id
         )
 
     @guarded
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
+    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
         async with self._database.write() as connection:
-            await ensure_row(self._database, connection, grant)
-            rows = await connection.execute(select(grants).where(_is(grant)).with_for_update())
-            row = rows.one()
+            row = await locked_row(self._database, connection, grant)
             if row.connected_attempt_id == attempt_id:
                 return to_grant(row)
-            values = {"saved_attempt_id": attempt_id, "connected_attempt_id": attempt_id}
-            return await _replace(connection, grant, tokens, at, values)
+            issued_at = to_micros(tokens.issued_at)
+            if row.entered_at is not None and issued_at < row.entered_at - LATE_LOGIN // MICROSECOND:
+                return None
+            attempt = {"saved_attempt_id": attempt_id, "connected_attempt_id": attempt_id, "entered_at": issued_at}
+            return await change(connection, grant, new_contents(tokens, at) | attempt)
 
     @guarded
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
         async with self._database.write() as connection:
-            await ensure_row(self._database, connection, grant)
-            rows = await connection.execute(select(grants).where(_is(grant)).with_for_update())
-            row = rows.one()
-            if _knows(row, tokens.refresh_digest):
+            row = await locked_row(self._database, connection, grant)
+            if knows(row, tokens.refresh_digest):
                 if row.refresh_digest == tokens.refresh_digest and row.fingerprint != tokens.fingerprint:
-                    return await _change(connection, grant, {"fingerprint": tokens.fingerprint}), False
+                    return await change(connection, grant, {"fingerprint": tokens.fingerprint}), False
                 return to_grant(row), False
-            remembered = f"{tokens.refresh_digest}{row.imported_digests}"[: DIGEST_LENGTH * REMEMBERED_IMPORTED]
-            values = {"saved_attempt_id": None, "imported_digests": remembered}
-            return await _replace(connection, grant, tokens, at, values), row.generation == 0
+            values = new_contents(tokens, at) | {
+                "saved_attempt_id": None,
+                "imported_digests": remember_import(row, tokens.refresh_digest),
+                "entered_at": to_micros(at),
+            }
+            return await change(connection, grant, values), row.generation == 0
 
     @guarded
-    async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
+    async def revoke(
+        self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime, retry_at: datetime
+    ) -> Grant | None:
         async with self._database.write() as connection:
-            current = await _fetch(connection, grant, for_update=True)
+            current = await fetch(connection, grant, for_update=True)
             if current is None or not current.exists:
                 return None
             if current.state is GrantState.REVOKED:
                 return current
-            values: dict[str, Any] = {
-                **_FRESH_START,
-                "state": GrantState.REVOKED,
-                "reason": Reason.REVOKED,
-                "generation": _columns.generation + 1,
-                "saved_attempt_id": None,
-                "upstream_revocation": upstream,
-            }
-            if upstream is UpstreamRevocation.NOT_CONFIGURED:
-                values |= {"access_sealed": None, "refresh_sealed": None}
-            elif current.refresh_sealed is not None:
-                values["access_sealed"] = None
-            return await _change(connection, grant, values)
+            return await change(connection, grant, revoked_contents(current, upstream, at, retry_at))
 
     @guarded
-    async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
+    async def finish_revocation(self, grant: GrantId, *, generation: int, upstream: UpstreamRevocation) -> None:
         values = {
             "access_sealed": None,
             "refresh_sealed": None,
-            "upstream_revocation": UpstreamRevocation.REVOKED,
+            "upstream_revocation": upstream,
+            "retry_at": None,
+            "failures": 0,
         }
-        await self._update(values, _is(grant), _columns.generation == generation, _columns.state == GrantState.REVOKED)
+        await self._update(
+            values,
+            is_grant(grant),
+            _columns.generation == generation,
+            _columns.state == GrantState.REVOKED,
+            _columns.upstream_revocation == UpstreamRevocation.PENDING,
+        )
 
     @guarded
     async def revive(self, grant: GrantId) -> Grant | None:
         async with self._database.write() as connection:
-            current = await _fetch(connection, grant, for_update=True)
-            if current is None or not _can_revive(current):
+            current = await fetch(connection, grant, for_update=True)
+            if current is None or not can_revive(current):
                 return current
-            return await _change(connection, grant, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
+            return await change(connection, grant, _REVIVED)
 
     @guarded
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
@@ -232,66 +216,3 @@ class SqlGrantStore:
         async with self._database.write() as connection:
             result = await connection.execute(update(grants).where(*conditions).values(values))
             return result.rowcount == 1
-
-
-async def ensure_row(database: Database, connection: AsyncConnection, grant: GrantId) -> None:
-    """Make a row that holds nothing yet, unless there is one."""
-    row = {"application": grant.application, "user": grant.user, "generation": 0, "fingerprint": b""}
-    row |= {"state": GrantState.CONNECTED, "failures": 0, "spent_digests": "", "imported_digests": ""}
-    await connection.execute(database.insert(grants).values(row).on_conflict_do_nothing())
-
-
-async def _fetch(connection: AsyncConnection, grant: GrantId, *, for_update: bool = False) -> Grant | None:
-    statement = select(grants).where(_is(grant))
-    rows = await connection.execute(statement.with_for_update() if for_update else statement)
-    row = rows.one_or_none()
-    return to_grant(row) if row is not None else None
-
-
-async def _replace(
-    connection: AsyncConnection, grant: GrantId, tokens: SealedTokens, at: datetime, also: Mapping[str, Any]
-) -> Grant:
-    """New contents over whatever was there: a connect or an import always wins."""
-    values = {
-        **_FRESH_START,
-        **token_values(tokens),
-        "spent_digests": case(
-            (_columns.refresh_digest.is_distinct_from(tokens.refresh_digest), _spent_with_current()),
-            else_=_columns.spent_digests,
-        ),
-        "state": GrantState.CONNECTED,
-        "reason": None,
-        "generation": _columns.generation + 1,
-        "obtained_at": to_micros(at),
-        "renewed_at": to_micros(at),
-        "upstream_revocation": None,
-        **also,
-    }
-    return await _change(connection, grant, values)
-
-
-async def _change(connection: AsyncConnection, grant: GrantId, values: Mapping[str, Any]) -> Grant:
-    rows = await connection.execute(update(grants).where(_is(grant)).values(values).returning(*_columns))
-    return to_grant(rows.one())
-
-
-def _is(grant: GrantId) -> ColumnElement[bool]:
-    return and_(_columns.application == grant.application, _columns.user == grant.user)
-
-
-def _spent_with_current() -> ColumnElement[str]:
-    """The digests of spent refresh tokens once the one now stored is spent as well."""
-    newest_first = func.coalesce(_columns.refresh_digest, "").concat(_columns.spent_digests)
-    return func.substr(newest_first, 1, DIGEST_LENGTH * REMEMBERED_SPENT)
-
-
-def _can_revive(grant: Grant) -> bool:
-    """The company needs nothing stored to begin again; a user's grant needs its refresh token."""
-    if grant.id.is_company:
-        return grant.state is not GrantState.CONNECTED
-    return grant.state is GrantState.REAUTHORIZATION_REQUIRED and grant.refresh_sealed is not None
-
-
-def _knows(row: Row[Any], digest: str | None) -> bool:
-    remembered = f"{row.refresh_digest or ''}{row.spent_digests}{row.imported_digests}"
-    return digest in {remembered[at : at + DIGEST_LENGTH] for at in range(0, len(remembered), DIGEST_LENGTH)}

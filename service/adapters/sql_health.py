@@ -1,5 +1,7 @@
 """How the database is: there, of this version's schema, and of one time with us."""
 
+from sqlalchemy import text
+
 from service.adapters.sql_database import Database
 from service.adapters.sql_migrations import schema_is_current
 from service.core.clock import Clock
@@ -25,6 +27,21 @@ class DatabaseHealth:
         except StoreUnavailable:
             return _AWAY
         return PartHealth(Readiness.NOT_READY, "the schema is another version's: run token-broker migrate")
+
+    async def durability(self) -> PartHealth:
+        """Whether what the database has confirmed survives its crash: everything here relies on it."""
+        if self._database.is_sqlite:
+            return READY
+        if self._database.is_bypassed:
+            return _AWAY
+        try:
+            async with self._database.read() as connection:
+                setting = (await connection.execute(text("SHOW synchronous_commit"))).scalar_one()
+        except StoreUnavailable:
+            return _AWAY
+        if setting == "off":
+            return PartHealth(Readiness.DEGRADED, "synchronous_commit is off: a crash of PostgreSQL loses grants")
+        return READY
 
     async def clock(self) -> PartHealth:
         if self._database.is_bypassed:

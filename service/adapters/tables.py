@@ -5,7 +5,7 @@ Instants are integer microseconds since 1970 (UTC), because SQLite has no type f
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, text
 from sqlalchemy.dialects import postgresql
 from sqlmodel import Field, SQLModel
 
@@ -28,13 +28,29 @@ def from_micros(micros: int) -> datetime:
     return _EPOCH + micros * _MICROSECOND
 
 
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """An index of the few rows that *where* lets through, in both databases."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class GrantRow(SQLModel, table=True):
     """One (application, user). `attempt_id` to `lease_until` are the claim; they stay when an attempt never ended.
 
-    `spent_digests` and `imported_digests` are 32-character digests one after another, the newest first.
+    `spent_digests` and `imported_digests` are 32-character digests one after another, the newest first. `renew_at` is
+    when the background looks next (None: nobody waits), `entered_at` when a person last decided about this grant.
     """
 
     __tablename__ = "grants"
+    __table_args__ = (
+        _partial("ix_grants_renew_at", "application", "renew_at", where="state = 'connected' AND renew_at IS NOT NULL"),
+        _partial(
+            "ix_grants_renewed_at",
+            "application",
+            "renewed_at",
+            where="state = 'connected' AND refresh_sealed IS NOT NULL",
+        ),
+        _partial("ix_grants_revocations", "retry_at", where="upstream_revocation = 'pending'"),
+    )
 
     application: str = Field(primary_key=True, sa_type=NAME)
     user: str = Field(primary_key=True, sa_type=NAME)
@@ -67,6 +83,20 @@ class GrantRow(SQLModel, table=True):
     forced_until: int | None = Field(default=None, sa_type=BigInteger)
     forced_interval: int | None = Field(default=None, sa_type=BigInteger)
     upstream_revocation: str | None = Field(default=None, sa_type=Text)
+    asked_at: int | None = Field(default=None, sa_type=BigInteger)
+    renew_at: int | None = Field(default=None, sa_type=BigInteger)
+    refusals: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    refused_since: int | None = Field(default=None, sa_type=BigInteger)
+    entered_at: int | None = Field(default=None, sa_type=BigInteger)
+
+
+class RenewalPaceRow(SQLModel, table=True):
+    """How far one application's background renewals have used up their pace, in the whole fleet."""
+
+    __tablename__ = "renewal_paces"
+
+    application: str = Field(primary_key=True, sa_type=Text)
+    free_at: int = Field(sa_type=BigInteger)
 
 
 class AuthorizationRequestRow(SQLModel, table=True):
@@ -149,6 +179,7 @@ class DirectoryVersionRow(SQLModel, table=True):
 
 
 grants = SQLModel.metadata.tables["grants"]
+renewal_paces = SQLModel.metadata.tables["renewal_paces"]
 authorization_requests = SQLModel.metadata.tables["authorization_requests"]
 applications = SQLModel.metadata.tables["applications"]
 default_applications = SQLModel.metadata.tables["default_applications"]

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from service.core.model import GrantId, SealedTokens
+from service.core.model import GrantId
 from service.core.records import CachedToken
 
 
@@ -21,10 +21,3 @@ class NoTokenCache:
 
     async def forget(self, grant: GrantId) -> None:
         """Has nothing to forget."""
-
-
-class NoEscrow:
-    """An `Escrow` that keeps nothing: an unsaved answer then lives in the memory of this process alone."""
-
-    async def put(self, grant: GrantId, generation: int, attempt_id: str, tokens: SealedTokens) -> None:
-        """Keeps nothing."""

@@ -25,6 +25,7 @@ from service.core.model import Application, Caller, GrantId
 from service.core.policy import Policy
 from service.core.ports import AuthorizationStore, Keyring
 from service.core.records import AuthorizationRequest
+from service.core.steps import Step, Witness, nobody
 from service.core.vault import verifier_place
 
 log = logging.getLogger(__name__)
@@ -60,10 +61,12 @@ class Authorization:
         *,
         redirect_uri: str,
         return_origins: Sequence[str],
+        witness: Witness = nobody,
     ) -> None:
         self._requests, self._directory, self._exchange = requests, directory, exchange
         self._keyring, self._clock, self._policy = keyring, clock, policy
         self._redirect_uri, self._return_origins = redirect_uri, frozenset(return_origins)
+        self._witness = witness
 
     async def invite(
         self, caller: Caller, application: Application, grant: GrantId, return_to: str | None
@@ -145,6 +148,7 @@ class Authorization:
         request = await self._requests.take(secret_digest(state)) if state else None
         if request is None:
             raise InvalidAuthorizationRequest("This login was already used, or was never started here.")
+        self._witness(Step.STATE_TAKEN)
         if request.cookie_digest is None or not hmac.compare_digest(request.cookie_digest, secret_digest(cookie or "")):
             raise InvalidAuthorizationRequest("This login was started in another browser. Start again in this one.")
         try:

@@ -6,8 +6,11 @@ from datetime import datetime, timedelta
 from service.core.clock import Clock
 from service.core.errors import UpstreamError
 from service.core.lifetimes import next_retry
-from service.core.model import Application, GrantType
+from service.core.model import Application, GrantId, GrantType
 from service.core.policy import Policy
+
+FAILING_GRANTS = 5
+"""How many different grants must fail in a row before it is the application's trouble, and not theirs."""
 
 
 @dataclass(slots=True)
@@ -23,13 +26,15 @@ class _Circuit:
 class Breaker:
     """One circuit per application and grant type, in this process only.
 
-    A refused registration or a rate limit opens it at once. When its time is over one probe may pass while everybody
-    else keeps getting the last error; a success closes it, and so does any change of the application's settings.
+    A refused registration or a rate limit opens it at once, other trouble when it met several grants in a row. When
+    its time is over one probe may pass while everybody else keeps getting the last error; a success closes it, and so
+    does any change of the application's settings.
     """
 
     def __init__(self, clock: Clock, policy: Policy) -> None:
         self._clock, self._policy = clock, policy
         self._circuits: dict[tuple[str, GrantType], _Circuit] = {}
+        self._failing: dict[tuple[str, GrantType], set[GrantId]] = {}
 
     def raise_if_open(self, application: Application, grant_type: GrantType) -> None:
         """Raise the error that opened the circuit, with an honest `retry_after`, until its time is over."""
@@ -42,6 +47,28 @@ class Breaker:
         self.raise_if_open(application, grant_type)
         if (circuit := self._circuit(application, grant_type)) is not None:
             circuit.open_until, circuit.probing = self._clock.now() + self._policy.upstream_deadline, True
+
+    def room(self, application: Application, grant_type: GrantType) -> int | None:
+        """How many requests would pass now: none, one as the probe, or any number (None)."""
+        circuit = self._circuit(application, grant_type)
+        if circuit is None:
+            return None
+        return 0 if self._clock.now() < circuit.open_until else 1
+
+    def not_sent_after_all(self, application: Application, grant_type: GrantType) -> None:
+        """What was let through did not ask the provider: the next may be the probe."""
+        circuit = self._circuit(application, grant_type)
+        if circuit is not None and circuit.probing:
+            circuit.open_until, circuit.probing = self._clock.now(), False
+
+    def failed(self, application: Application, grant: GrantId, error: UpstreamError) -> None:
+        """*grant* met trouble that may be its own or the application's; the probe's is everybody's."""
+        key = application.name, grant.type
+        failing = self._failing.setdefault(key, set())
+        failing.add(grant)
+        circuit = self._circuit(application, grant.type)
+        if len(failing) >= FAILING_GRANTS or (circuit is not None and circuit.probing):
+            self.trip(application, grant.type, error, None)
 
     def trip(
         self, application: Application, grant_type: GrantType, error: UpstreamError, retry_after: timedelta | None
@@ -62,6 +89,7 @@ class Breaker:
     def close(self, application: Application, grant_type: GrantType) -> None:
         """The provider answered this application well."""
         self._circuits.pop((application.name, grant_type), None)
+        self._failing.pop((application.name, grant_type), None)
 
     def _circuit(self, application: Application, grant_type: GrantType) -> _Circuit | None:
         circuit = self._circuits.get((application.name, grant_type))

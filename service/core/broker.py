@@ -17,6 +17,7 @@ from service.core.errors import (
     RenewalInProgress,
     StoreUnavailable,
 )
+from service.core.interest import Interest
 from service.core.local_cache import LocalCache
 from service.core.model import (
     AccessToken,
@@ -71,12 +72,13 @@ class TokenBroker:
         shared: TokenCache,
         local: LocalCache,
         confirmer: Confirmer,
+        interest: Interest,
         clock: Clock,
         policy: Policy,
     ) -> None:
         self._grants, self._renewer, self._saver, self._revoker = grants, renewer, saver, revoker
         self._vault, self._shared, self._local, self._confirmer = vault, shared, local, confirmer
-        self._clock, self._policy = clock, policy
+        self._interest, self._clock, self._policy = interest, clock, policy
 
     async def get(self, application: Application, grant_id: GrantId, min_ttl: timedelta | None = None) -> Handout:
         """A token that lasts at least *min_ttl* (see `lifetimes.satisfies`), renewed if need be.
@@ -96,6 +98,7 @@ class TokenBroker:
             and lifetimes.is_fresh(entry.token, now, min_ttl)
             and not self._renewer.in_flight(grant_id)
         ):
+            self._interest.note(grant_id)
             return Handout(entry.token, Source.LOCAL)
         token, source = entry.token if entry is not None else None, Source.LOCAL
         if token is None or not lifetimes.is_usable(token, now):
@@ -103,12 +106,14 @@ class TokenBroker:
         try:
             worth_asking = source is Source.REDIS or self._policy.local_cache > timedelta(0)
             if token is not None and worth_asking and await self._is_confirmed(grant_id, token, min_ttl):
+                self._interest.note(grant_id)
                 return Handout(token, source)
             asked_at, grant = self._clock.now(), await self._read(grant_id)
         except StoreUnavailable:
             if token is not None and lifetimes.is_usable(token, self._clock.now()):
                 return Handout(token, source)
             raise
+        self._interest.note(grant_id)
         ahead = self._ahead(grant, token)
         if ahead is not None:
             return Handout(ahead, source)
@@ -134,7 +139,7 @@ class TokenBroker:
 
     def _ahead(self, grant: Grant, cached: AccessToken | None) -> AccessToken | None:
         """A cached token that is newer than the database: some process has its answer and is still saving it."""
-        if cached is None or cached.generation <= grant.generation or grant.state is GrantState.REVOKED:
+        if cached is None or not grant.is_older_than(cached) or grant.state is GrantState.REVOKED:
             return None
         return cached if lifetimes.is_usable(cached, self._clock.now()) else None
 
@@ -190,6 +195,7 @@ class TokenBroker:
         )
         grant, created = await self._grants.import_(grant_id, sealed, at=now)
         self._local.drop(grant_id)
+        await self._shared.forget(grant_id)
         return grant, created
 
     async def revoke(self, application: Application, grant_id: GrantId) -> UpstreamRevocation:
@@ -255,8 +261,6 @@ class TokenBroker:
         """Wait for a renewal: briefly while *old* is valid, else as long as a caller may be kept waiting."""
         failure: BrokerError
         try:
-            if self._saver.pending(grant.id):  # the refresh token in the row is spent
-                raise StoreUnavailable("An answer of the provider still waits for the database.")
             task, collapsed = self._renewer.fly(application, grant, forced=forced)
             token = await wait_for_flight(task, self._policy.wait if old is None else self._policy.wait_while_valid)
             if lifetimes.is_usable(token, self._clock.now()):

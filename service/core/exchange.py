@@ -14,13 +14,14 @@ from service.core.errors import (
     StoreUnavailable,
     UpstreamUnavailable,
 )
-from service.core.local_cache import LocalCache
-from service.core.model import Application, SealedTokens, TokenAnswer
+from service.core.model import Application, TokenAnswer, WaitingAnswer
 from service.core.policy import Policy
-from service.core.ports import AuthorizationServer, AuthorizationStore, GrantStore, Keyring, SealBroken
+from service.core.ports import AuthorizationServer, Keyring, SealBroken
 from service.core.records import AuthorizationRequest
-from service.core.saving import SAVE_RETRY, until_stored
+from service.core.refusals import RefusalGuard
+from service.core.saving import Saver, Verdict
 from service.core.singleflight import Flights, wait_for_flight
+from service.core.steps import Step, Witness, nobody
 from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
 from service.core.vault import Vault, verifier_place
 
@@ -32,18 +33,18 @@ class CodeExchange:
 
     def __init__(
         self,
-        grants: GrantStore,
-        requests: AuthorizationStore,
         server: AuthorizationServer,
         vault: Vault,
         keyring: Keyring,
-        local: LocalCache,
+        saver: Saver,
+        guard: RefusalGuard,
         clock: Clock,
         policy: Policy,
+        witness: Witness = nobody,
     ) -> None:
-        self._grants, self._requests, self._server = grants, requests, server
-        self._vault, self._keyring, self._local = vault, keyring, local
-        self._clock, self._policy = clock, policy
+        self._server, self._vault, self._keyring = server, vault, keyring
+        self._saver, self._guard = saver, guard
+        self._clock, self._policy, self._witness = clock, policy, witness
         self._flights: Flights[str, None] = Flights()
 
     async def redeem(
@@ -54,7 +55,7 @@ class CodeExchange:
         Raises:
             AuthorizationExpired: the provider no longer takes the code.
             UpstreamError: the provider is in trouble.
-            StoreUnavailable: the answer is not in the database yet; saving goes on.
+            StoreUnavailable: the answer is neither in the database nor in escrow yet; saving goes on.
         """
         attempt_id = secrets.token_hex(16)
         task, _ = self._flights.join(
@@ -81,11 +82,14 @@ class CodeExchange:
         except Outcome as outcome:
             log.warning("a code exchange failed", extra={"application": application.name, "outcome": outcome.label})
             raise _problem(outcome) from None
+        self._witness(Step.CODE_ANSWERED)
+        self._guard.succeeded(application)
         await self._save(application, request, answer, attempt_id)
 
     async def _save(
         self, application: Application, request: AuthorizationRequest, answer: TokenAnswer, attempt_id: str
     ) -> None:
+        """The person at the browser has done enough once the answer is safe, be it in escrow."""
         access = self._vault.date(answer, generation=0, scope=answer.scope)
         sealed = self._vault.seal(
             request.grant,
@@ -95,13 +99,12 @@ class CodeExchange:
             scope=answer.scope,
             at=answer.sent_at,
         )
-        await until_stored(lambda: self._save_once(request, sealed, attempt_id), self._clock)
-        self._local.drop(request.grant)
-
-    async def _save_once(self, request: AuthorizationRequest, sealed: SealedTokens, attempt_id: str) -> None:
-        now = self._clock.now()
-        await self._grants.connect(request.grant, sealed, at=now, attempt_id=attempt_id)
-        await self._requests.complete(request.ticket_digest, at=now)
+        waiting = WaitingAnswer(
+            request.grant, 0, attempt_id, self._clock.now(), sealed, ticket_digest=request.ticket_digest
+        )
+        settlement = await self._saver.bring_in(application, waiting)
+        if settlement.verdict is Verdict.IN_MEMORY:
+            await self._saver.until_settled(waiting)
 
     def _open_verifier(self, request: AuthorizationRequest) -> str | None:
         if request.sealed_verifier is None:
@@ -120,6 +123,6 @@ def _problem(outcome: Outcome) -> BrokerError:
         case ClientRefused():
             return ClientRejected(outcome.detail)
         case NotSent() | RateLimited() | Ambiguous(unreadable=False):
-            return UpstreamUnavailable(outcome.detail, retry_after=outcome.retry_after or SAVE_RETRY)
+            return UpstreamUnavailable(outcome.detail, retry_after=outcome.retry_after or timedelta(seconds=1))
         case _:
             return InvalidUpstreamAnswer(outcome.detail)

@@ -23,6 +23,7 @@ class LocalCache:
         self._entries: OrderedDict[GrantId, Entry] = OrderedDict()
         self._max_entries = max_entries
         self._used: set[GrantId] = set()
+        self._buried: dict[GrantId, int] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -48,14 +49,24 @@ class LocalCache:
             self._entries[grant] = Entry(entry.token, max(confirmed_at, entry.confirmed_at))
 
     def put(self, grant: GrantId, token: AccessToken, confirmed_at: datetime) -> None:
-        """Remember *token*, unless a newer generation is already here."""
+        """Remember *token*, unless a newer generation is already here or was buried."""
         known = self._entries.get(grant)
         if known is not None and known.token.generation > token.generation:
             return
+        if token.generation <= self._buried.get(grant, -1):
+            return
+        self._buried.pop(grant, None)
         self._entries[grant] = Entry(token, confirmed_at)
         self._entries.move_to_end(grant)
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
+
+    def bury(self, grant: GrantId, generation: int) -> None:
+        """Drop the entry, and let nothing up to *generation* in again: an answer may still be on its way here."""
+        self.drop(grant)
+        self._buried[grant] = generation
+        if len(self._buried) > self._max_entries:
+            del self._buried[next(iter(self._buried))]
 
     def drop(self, grant: GrantId) -> None:
         self._entries.pop(grant, None)

@@ -86,6 +86,11 @@ class GrantId:
     def is_company(self) -> bool:
         return self.user == COMPANY
 
+    @property
+    def type(self) -> GrantType:
+        """How its application gets tokens for it."""
+        return GrantType.CLIENT_CREDENTIALS if self.is_company else GrantType.AUTHORIZATION_CODE
+
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -157,6 +162,24 @@ class SealedTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingAnswer:
+    """An answer of the provider on its way into the database.
+
+    `generation` is the one it is based on, and `based_on` when that was issued: a database that went back in time and
+    on again may have another grant at the same generation. `ticket_digest` names the authorization request that it
+    completes; None for a renewal.
+    """
+
+    grant: GrantId
+    generation: int
+    attempt_id: str
+    received_at: datetime
+    tokens: SealedTokens
+    based_on: datetime | None = None
+    ticket_digest: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The exclusive, time-limited right to renew one grant. Still there after its lease: the attempt is unfinished."""
 
@@ -177,6 +200,7 @@ class Failure:
 class Grant:
     """What the database holds for one (application, user).
 
+    `refusals` counts those without an error code since the last success, the first of them at `refused_since`.
     `unfinished_generation` is the generation on which some attempt may have spent the refresh token without its
     answer ever arriving; it stays until a later refresh token has worked.
     """
@@ -199,11 +223,37 @@ class Grant:
     unfinished_generation: int | None
     saved_attempt_id: str | None
     failures: int
+    refusals: int
+    refused_since: datetime | None
     last_error: Failure | None
     retry_at: datetime | None
     forced_until: datetime | None
     forced_interval: timedelta | None
     upstream_revocation: UpstreamRevocation | None
+
+    def is_older_than(self, token: AccessToken) -> bool:
+        """Whether *token* was put in after everything that this row knows of.
+
+        Then its answer is still on its way here, or the database went back in time. A connect or import since then
+        starts anew, whatever its generation.
+        """
+        return token.generation > self.generation and not self._entered_since(token.issued_at)
+
+    def predates(self, answer: WaitingAnswer) -> bool:
+        """Whether *answer* is based on something newer than this row: the database went back in time."""
+        return answer.generation > self.generation and not self._entered_since(answer.tokens.issued_at)
+
+    def is_another_than(self, answer: WaitingAnswer) -> bool:
+        """Whether *answer* is based on the same generation as this row, of another history."""
+        return (
+            answer.ticket_digest is None
+            and answer.generation == self.generation
+            and answer.attempt_id != self.saved_attempt_id
+            and answer.based_on != self.issued_at
+        )
+
+    def _entered_since(self, instant: datetime) -> bool:
+        return self.obtained_at is not None and self.obtained_at > instant
 
     @property
     def exists(self) -> bool:

@@ -30,3 +30,8 @@ class Policy:
     unstated_life: timedelta = timedelta(minutes=5)
     connect_life: timedelta = timedelta(minutes=10)
     renewals_at_once: int = 50
+    background_at_once: int = 20
+    background_every: timedelta = timedelta(seconds=1)
+    renew_active: timedelta = timedelta(hours=24)
+    keep_alive: timedelta = timedelta(days=80)
+    renew_per_second: float = 10.0

@@ -16,6 +16,8 @@ from service.core.model import (
 from service.core.records import (
     AuthorizationRequest,
     CachedToken,
+    Due,
+    EscrowEntry,
     Force,
     GrantFilter,
     Place,
@@ -92,11 +94,30 @@ class TokenCache(Protocol):
         ...
 
 
-class Escrow(Protocol):
-    """Where a sealed answer waits while the database cannot take it."""
+class EscrowUnavailable(Exception):
+    """An escrow could not be asked: which is not the same as that it holds nothing."""
 
-    async def put(self, grant: GrantId, generation: int, attempt_id: str, tokens: SealedTokens) -> None:
-        """Keep the answer of *attempt_id* as safely as this escrow can."""
+
+class Escrow(Protocol):
+    """Where sealed answers wait while the database cannot take them: at most one per grant and attempt.
+
+    Every method raises `EscrowUnavailable` when it could not do its work, for whatever reason.
+    """
+
+    async def put(self, entry: EscrowEntry) -> None:
+        """Keep *entry*, in place of an earlier one of the same attempt, so that it survives this process."""
+        ...
+
+    async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
+        """All that waits for *grant*. An entry that is there and cannot be read raises."""
+        ...
+
+    async def entries(self) -> Sequence[EscrowEntry]:
+        """All that waits, the oldest first. Entries that cannot be read are left out, and complained of in the log."""
+        ...
+
+    async def remove(self, entry: EscrowEntry) -> None:
+        """Its answer has arrived. Removing what is not there is no error."""
         ...
 
 
@@ -141,8 +162,11 @@ class GrantStore(Protocol):
         """
         ...
 
-    async def release(self, grant: GrantId, *, attempt_id: str) -> None:
-        """End the claim of *attempt_id*, if it still holds, leaving no other trace."""
+    async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:
+        """End the claim of *attempt_id*, if it still holds, leaving no other trace.
+
+        *at_rest* keeps the background from the grant for `records.REST`.
+        """
         ...
 
     async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
@@ -155,8 +179,12 @@ class GrantStore(Protocol):
         """Mark the grant `reauthorization_required` if it still is at *generation* and the claim still holds."""
         ...
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
-        """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing."""
+    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+        """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing.
+
+        None when a connect, import or revocation made by `records.LATE_LOGIN` later than these *tokens* were issued
+        stands already: an answer that waited for long must not undo it.
+        """
         ...
 
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
@@ -167,12 +195,14 @@ class GrantStore(Protocol):
         """
         ...
 
-    async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
-        """Make the grant unusable; repeating it changes nothing. None when there is no such grant."""
+    async def revoke(
+        self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime, retry_at: datetime
+    ) -> Grant | None:
+        """Make it unusable, once; others may tell the provider from *retry_at* on. None when there is no such grant."""
         ...
 
-    async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
-        """The provider knows of the revocation: erase the secrets."""
+    async def finish_revocation(self, grant: GrantId, *, generation: int, upstream: UpstreamRevocation) -> None:
+        """The provider knows of the revocation, or need not know any more: erase the secrets."""
         ...
 
     async def revive(self, grant: GrantId) -> Grant | None:
@@ -184,6 +214,37 @@ class GrantStore(Protocol):
 
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
         """Up to *limit* grants in the order of (application, user), those after *after*."""
+        ...
+
+
+class RenewalQueue(Protocol):
+    """What the background takes up from the grants' rows. Every method commits and raises `StoreUnavailable`."""
+
+    async def claim_due(self, due: Due, *, attempt_id: str, lease: timedelta, takeover: timedelta) -> Sequence[Grant]:
+        """Take the right to renew as many grants as *due* allows, those due longest first; one attempt for them all.
+
+        Claims as `claim` does, and none that `claim` would refuse. Grants that nobody has asked for lately are taken
+        off the list of those due, until they are asked for again. The pace is one row that all replicas share.
+        """
+        ...
+
+    async def release_all(self, application: str, *, attempt_id: str) -> None:
+        """End every claim of *attempt_id*, for which nothing was sent."""
+        ...
+
+    async def note_asked(self, grants: Sequence[GrantId], *, at: datetime) -> None:
+        """Callers asked for these grants: they are worth renewing ahead of need. Unknown ones are skipped."""
+        ...
+
+    async def others_succeeded(self, grant: GrantId, *, since: datetime) -> bool:
+        """Whether the provider gave tokens for another user's grant of the same application after *since*."""
+        ...
+
+    async def claim_revocations(self, *, limit: int, pause: timedelta) -> Sequence[Grant]:
+        """Up to *limit* revoked grants of which the provider has yet to be told, each for whoever asks first.
+
+        One is handed out again after *pause*, doubled with every time up to an hour; its revocation was the first.
+        """
         ...
 
 

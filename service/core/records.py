@@ -9,6 +9,12 @@ from service.core.model import AccessToken, Application, Caller, GrantId, GrantS
 FIRST_KEY = "first"
 """The id of a key that was stored before keys had ids."""
 
+REST = timedelta(hours=1)
+"""For how long the background leaves a grant alone that it could not even open."""
+
+LATE_LOGIN = timedelta(seconds=5)
+"""By how much an answer must be older than what somebody decided since, to be too late; clocks differ a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -30,12 +36,48 @@ class Force:
 
 @dataclass(frozen=True, slots=True)
 class Setback:
-    """One failed attempt, as noted in the grant's row; `finished` False leaves the claim standing (rule 5)."""
+    """One failed attempt, as noted in the grant's row; `finished` False leaves the claim standing (rule 5).
+
+    `uncoded` marks a refusal without an error code, which counts towards the reason `refused` (rule 6).
+    """
 
     code: str
     at: datetime
     retry_at: datetime
     finished: bool
+    uncoded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Which grants of one application the background may claim now: users' grants, or the company's own.
+
+    Those due whose users were asked for since `active_since` (None: none of them), and idle ones that hold a refresh
+    token and were last renewed before `idle_since`; up to `limit` of them, and no more than the whole fleet's pace of
+    `per_second` allows.
+    """
+
+    application: str
+    grant_type: GrantType
+    fingerprint: bytes
+    active_since: datetime | None
+    idle_since: datetime
+    limit: int
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowEntry:
+    """An answer that waits for the database, as an escrow sees it: whose it is in the clear, all else sealed.
+
+    `generation` is the one that the answer is based on.
+    """
+
+    grant: GrantId
+    generation: int
+    attempt_id: str
+    kept_at: datetime
+    sealed: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

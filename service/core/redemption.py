@@ -1,11 +1,12 @@
 """One attempt to renew one claimed grant: open, send, and sort what comes of it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from service.core.breaker import Breaker
 from service.core.clock import Clock
+from service.core.errands import Errands
 from service.core.errors import (
     BrokerError,
     ClientRejected,
@@ -17,15 +18,28 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.lifetimes import next_retry
-from service.core.model import AccessToken, Application, Claim, Grant, GrantType, Reason, TokenAnswer
+from service.core.model import AccessToken, Application, Claim, Grant, Reason, TokenAnswer
 from service.core.policy import Policy
-from service.core.ports import AuthorizationServer, GrantStore
+from service.core.ports import AuthorizationServer, GrantStore, RenewalQueue
 from service.core.records import Setback
+from service.core.refusals import RefusalGuard
 from service.core.saving import Saver
-from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
+from service.core.steps import Step, Witness, nobody
+from service.core.upstream import (
+    Ambiguous,
+    ClientRefused,
+    InvalidGrant,
+    NotSent,
+    Outcome,
+    RateLimited,
+    RefusedWithoutCode,
+)
 from service.core.vault import Vault
 
 log = logging.getLogger(__name__)
+
+REFUSALS_FOR_GOOD = 5
+REFUSED_FOR_GOOD_AFTER = timedelta(hours=1)
 
 
 class Redeemer:
@@ -34,22 +48,29 @@ class Redeemer:
     def __init__(
         self,
         grants: GrantStore,
+        queue: RenewalQueue,
         server: AuthorizationServer,
         vault: Vault,
         saver: Saver,
+        errands: Errands,
         breaker: Breaker,
+        guard: RefusalGuard,
         clock: Clock,
         policy: Policy,
         jitter: Callable[[], float],
+        count_lost: Callable[[str], None],
+        witness: Witness = nobody,
     ) -> None:
-        self._grants, self._server, self._vault, self._saver = grants, server, vault, saver
-        self._breaker, self._clock, self._policy, self._jitter = breaker, clock, policy, jitter
+        self._grants, self._queue, self._server, self._vault, self._saver = grants, queue, server, vault, saver
+        self._errands, self._breaker, self._guard = errands, breaker, guard
+        self._clock, self._policy, self._jitter = clock, policy, jitter
+        self._count_lost, self._witness = count_lost, witness
 
     async def redeem(self, application: Application, grant: Grant, claim: Claim, began: float) -> AccessToken:
         """The new token of *grant*, whose *claim* was asked for at *began* on the monotonic clock.
 
-        The refresh token leaves us at most once. Whatever happens is written into the row before this ends, and when
-        even that fails the claim stays as it is: unfinished.
+        The refresh token leaves us at most once. Whatever happens is written into the row; when the database does not
+        take it at once, in the background until it does.
 
         Raises:
             BrokerError: what callers without a valid token have to be told.
@@ -57,19 +78,23 @@ class Redeemer:
         try:
             answer = await self._send(application, grant, began)
         except InvalidGrant:
-            self._breaker.close(application, _grant_type(grant))  # the client itself was accepted
-            raise await self._refused_grant(grant, claim) from None
+            raise await self._refused_grant(application, grant, claim) from None
         except Outcome as outcome:
             raise await self._failed(application, grant, claim, outcome) from None
-        except BrokerError:
-            await self._grants.release(grant.id, attempt_id=claim.attempt_id)
+        except BrokerError as nothing_sent:
+            self._breaker.not_sent_after_all(application, grant.id.type)
+            await self._release(grant, claim, at_rest=not isinstance(nothing_sent, RenewalInProgress))
             raise
-        self._breaker.close(application, _grant_type(grant))
+        self._witness(Step.ANSWERED)
+        self._breaker.close(application, grant.id.type)
+        if not grant.id.is_company:
+            self._guard.succeeded(application)
         return await self._saver.save(application, grant, claim.attempt_id, answer)
 
     async def _send(self, application: Application, grant: Grant, began: float) -> TokenAnswer:
         secret = self._vault.open_client_secret(application)
         refresh_token = None if grant.id.is_company else self._vault.open_refresh(grant)
+        self._witness(Step.OPENED)
         left = self._policy.lease - timedelta(seconds=self._clock.monotonic() - began)
         if left < self._policy.upstream_deadline:
             raise RenewalInProgress("The claim ran out before anything was sent.", retry_after=timedelta(seconds=1))
@@ -77,19 +102,43 @@ class Redeemer:
             return await self._server.client_credentials(application, secret)
         return await self._server.refresh(application, secret, refresh_token)
 
-    async def _refused_grant(self, grant: Grant, claim: Claim) -> BrokerError:
-        """`invalid_grant`: the grant is dead, if its refresh token is still the one that was refused."""
+    async def _refused_grant(self, application: Application, grant: Grant, claim: Claim) -> BrokerError:
+        """`invalid_grant`: the grant is dead, if its refresh token is still the one that was refused.
+
+        A refusal that we can explain needs no second opinion; the others must not come in crowds.
+        """
         if grant.id.is_company:
-            return await self._set_back(grant, claim, InvalidUpstreamAnswer("The provider says invalid_grant."))
+            self._breaker.close(application, grant.id.type)  # the client itself was accepted
+            return await self._set_back(application, grant, claim, InvalidUpstreamAnswer("It says invalid_grant."))
         reason = _reason_of_death(grant, self._clock)
-        died = await self._grants.declare_dead(
-            grant.id,
-            generation=grant.generation,
-            attempt_id=claim.attempt_id,
-            reason=reason,
-            code=InvalidGrant.label,
-            at=self._clock.now(),
-        )
+        if reason is Reason.REVOKED and not self._guard.believes(grant.id):
+            doubt = UpstreamUnavailable("The provider refuses one grant after the other; none of it is believed.")
+            doubt.retry_after = self._breaker.trip(application, grant.id.type, doubt, None)
+            await self._release(grant, claim, at_rest=True)  # else the background would probe with it for ever
+            return doubt
+        self._breaker.close(application, grant.id.type)
+        return await self._declare_dead(grant, claim, reason, InvalidGrant.label)
+
+    async def _declare_dead(self, grant: Grant, claim: Claim, reason: Reason, code: str) -> BrokerError:
+        at = self._clock.now()
+        if reason is Reason.LOST_IN_TRANSIT:
+            self._count_lost(grant.id.application)
+
+        async def declare() -> bool:
+            return await self._grants.declare_dead(
+                grant.id,
+                generation=grant.generation,
+                attempt_id=claim.attempt_id,
+                reason=reason,
+                code=code,
+                at=at,
+            )
+
+        try:
+            died = await declare()
+        except StoreUnavailable as away:
+            self._errands.run("a dead grant", declare)
+            return away
         if died:
             return ReauthorizationRequired(grant.id, reason)
         return RenewalInProgress("Somebody else has just renewed this grant.", retry_after=timedelta(seconds=1))
@@ -100,11 +149,13 @@ class Redeemer:
             case ClientRefused() | RateLimited():
                 return await self._trouble_of_application(application, grant, claim, outcome)
             case Ambiguous() if not grant.id.is_company:
-                return await self._left_unfinished(grant, claim, outcome)
+                return await self._left_unfinished(application, grant, claim, outcome)
             case NotSent() | Ambiguous(unreadable=False):
-                return await self._set_back(grant, claim, UpstreamUnavailable(outcome.detail))
+                return await self._set_back(application, grant, claim, UpstreamUnavailable(outcome.detail))
+            case RefusedWithoutCode() if not grant.id.is_company:
+                return await self._refused_without_code(application, grant, claim, outcome)
             case _:
-                return await self._set_back(grant, claim, InvalidUpstreamAnswer(outcome.detail))
+                return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail))
 
     async def _trouble_of_application(
         self, application: Application, grant: Grant, claim: Claim, outcome: Outcome
@@ -114,36 +165,68 @@ class Redeemer:
             error = ClientRejected(outcome.detail)
         else:
             error = UpstreamUnavailable(outcome.detail)
-        error.retry_after = self._breaker.trip(application, _grant_type(grant), error, outcome.retry_after)
-        await self._grants.release(grant.id, attempt_id=claim.attempt_id)
+        error.retry_after = self._breaker.trip(application, grant.id.type, error, outcome.retry_after)
+        await self._release(grant, claim)
         return error
 
-    async def _left_unfinished(self, grant: Grant, claim: Claim, outcome: Ambiguous) -> BrokerError:
+    async def _left_unfinished(
+        self, application: Application, grant: Grant, claim: Claim, outcome: Ambiguous
+    ) -> BrokerError:
         """The refresh token may be spent: nobody may redeem over this claim before its takeover."""
         error: UpstreamError
         error = InvalidUpstreamAnswer(outcome.detail) if outcome.unreadable else UpstreamUnavailable(outcome.detail)
         now, retry_at = self._clock.now(), claim.lease_until + self._policy.takeover
-        setback = Setback(code=error.code, at=now, retry_at=retry_at, finished=False)
-        await self._note(grant, claim, setback)
+        self._breaker.failed(application, grant.id, error)
+        await self._note(grant, claim, Setback(code=error.code, at=now, retry_at=retry_at, finished=False))
         error.retry_after = retry_at - now
         return error
 
-    async def _set_back(self, grant: Grant, claim: Claim, error: UpstreamError) -> BrokerError:
+    async def _refused_without_code(
+        self, application: Application, grant: Grant, claim: Claim, outcome: Outcome
+    ) -> BrokerError:
+        """Codes decide; but who is refused for an hour, while the others are not, is refused for good."""
+        if await self._is_refused_for_good(grant):
+            return await self._declare_dead(grant, claim, Reason.REFUSED, outcome.label)
+        return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail), uncoded=True)
+
+    async def _is_refused_for_good(self, grant: Grant) -> bool:
+        if grant.refused_since is None or grant.refusals + 1 < REFUSALS_FOR_GOOD:
+            return False
+        if self._clock.now() - grant.refused_since < REFUSED_FOR_GOOD_AFTER:
+            return False
+        try:
+            return await self._queue.others_succeeded(grant.id, since=grant.refused_since)
+        except StoreUnavailable:
+            return False
+
+    async def _set_back(
+        self, application: Application, grant: Grant, claim: Claim, error: UpstreamError, *, uncoded: bool = False
+    ) -> BrokerError:
         now = self._clock.now()
         error.retry_after = next_retry(grant.failures + 1, self._policy, self._jitter())
-        setback = Setback(code=error.code, at=now, retry_at=now + error.retry_after, finished=True)
+        self._breaker.failed(application, grant.id, error)
+        setback = Setback(error.code, now, retry_at=now + error.retry_after, finished=True, uncoded=uncoded)
         await self._note(grant, claim, setback)
         return error
 
     async def _note(self, grant: Grant, claim: Claim, setback: Setback) -> None:
+        await self._now_or_later(
+            "a failed renewal",
+            lambda: self._grants.note_setback(grant.id, attempt_id=claim.attempt_id, setback=setback),
+        )
+
+    async def _release(self, grant: Grant, claim: Claim, *, at_rest: bool = False) -> None:
+        await self._now_or_later(
+            "a claim",
+            lambda: self._grants.release(grant.id, attempt_id=claim.attempt_id, at_rest=at_rest),
+        )
+
+    async def _now_or_later(self, what: str, store: Callable[[], Awaitable[None]]) -> None:
+        """An attempt that is known to have ended must not look unfinished for want of a database."""
         try:
-            await self._grants.note_setback(grant.id, attempt_id=claim.attempt_id, setback=setback)
+            await store()
         except StoreUnavailable:
-            log.warning("a failed renewal could not be noted; its claim stays unfinished")
-
-
-def _grant_type(grant: Grant) -> GrantType:
-    return GrantType.CLIENT_CREDENTIALS if grant.id.is_company else GrantType.AUTHORIZATION_CODE
+            self._errands.run(what, store)
 
 
 def _reason_of_death(grant: Grant, clock: Clock) -> Reason:

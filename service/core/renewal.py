@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from service.core import digests, lifetimes
 from service.core.breaker import Breaker
 from service.core.clock import Clock
+from service.core.errands import Errands
 from service.core.errors import (
     BrokerError,
     ClientRejected,
@@ -16,15 +17,19 @@ from service.core.errors import (
     ReauthorizationRequired,
     RejectedTooOften,
     RenewalInProgress,
+    StoreUnavailable,
+    UpstreamError,
     UpstreamUnavailable,
 )
-from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, GrantType, Reason
+from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import Force
+from service.core.recovery import Recovery
 from service.core.redemption import Redeemer
 from service.core.singleflight import Flights
 from service.core.skew import ClockSkew
+from service.core.steps import Step, Witness, nobody
 from service.core.vault import Vault
 
 POLL_FIRST = timedelta(milliseconds=40)
@@ -40,16 +45,20 @@ class Renewer:
         redeemer: Redeemer,
         vault: Vault,
         shared: TokenCache,
+        recovery: Recovery,
+        errands: Errands,
         breaker: Breaker,
         skew: ClockSkew,
         clock: Clock,
         policy: Policy,
         jitter: Callable[[], float],
+        witness: Witness = nobody,
     ) -> None:
         self._grants, self._redeemer, self._vault, self._shared = grants, redeemer, vault, shared
-        self._breaker, self._skew = breaker, skew
+        self._recovery, self._errands, self._breaker, self._skew = recovery, errands, breaker, skew
         self._clock, self._policy, self._jitter = clock, policy, jitter
-        self._flights: Flights[GrantId, AccessToken] = Flights()
+        self._witness = witness
+        self._flights: Flights[GrantId | tuple[GrantId, str], AccessToken] = Flights()
         self._turn = asyncio.Semaphore(policy.renewals_at_once)
 
     def in_flight(self, grant: GrantId) -> bool:
@@ -65,32 +74,80 @@ class Renewer:
         """Wait for all flights, at most *timeout*; returns how many are still in the air."""
         return await self._flights.drain(timeout)
 
+    def fly_claimed(self, application: Application, claimed: Grant, began: float) -> asyncio.Task[AccessToken]:
+        """Finish what the background claimed at *began*; callers who come meanwhile join."""
+
+        async def work() -> AccessToken:
+            token = await self._redeem_as_probe(application, claimed, began)
+            return token if token is not None else await self._fly(application, claimed, forced=False)
+
+        task, taken = self._flights.join(claimed.id, work)
+        if taken:  # by a flight that waits for this very claim
+            task, _ = self._flights.join((claimed.id, "background"), work)
+        return task
+
+    async def _redeem_as_probe(self, application: Application, claimed: Grant, began: float) -> AccessToken | None:
+        try:
+            self._breaker.pass_or_raise(application, claimed.id.type)
+        except UpstreamError:
+            self._release(claimed)
+            raise
+        return await self._redeem(application, claimed, began)
+
     async def _fly(self, application: Application, seen: Grant, *, forced: bool) -> AccessToken:
         give_up_at = self._clock.monotonic() + self._policy.wait.total_seconds()
         grant, pause = seen, POLL_FIRST
         while True:
-            if not self._claimed_by_another(grant):
-                self._may_be_renewed(application, grant, forced=forced)
-                async with self._turn:
-                    # Asked only now: the application's trouble may have shown while this flight waited for its turn.
-                    self._breaker.pass_or_raise(application, _grant_type(grant))
-                    began = self._clock.monotonic()
-                    claimed = await self._claim(application, grant, forced=forced)
-                    if claimed is not None and claimed.claim is not None:
-                        return await self._redeemer.redeem(application, claimed, claimed.claim, began)
-            elif grant.retry_at is not None and grant.retry_at > self._clock.now():
-                raise self._stored_trouble(grant, grant.retry_at)
-            if self._clock.monotonic() >= give_up_at:
-                raise RenewalInProgress("Another replica is renewing this grant.", retry_after=self._lease_left(grant))
-            await self._clock.sleep(pause * (0.5 + self._jitter()))
-            pause = min(pause * 2, POLL_LONGEST)
-            if (token := await self._published(seen)) is not None:
-                return token
-            grant = await self._reread(seen.id)
+            whole = await self._recovery.before_claim(grant)
+            if whole.generation == grant.generation:
+                token = await self._try(application, whole, forced=forced)
+                if token is not None:
+                    return token
+                if self._clock.monotonic() >= give_up_at:
+                    raise RenewalInProgress(
+                        "Another replica is renewing this grant.", retry_after=self._lease_left(whole)
+                    )
+                await self._clock.sleep(pause * (0.5 + self._jitter()))
+                pause = min(pause * 2, POLL_LONGEST)
+                if (token := await self._published(seen)) is not None:
+                    return token
+                whole = await self._reread(seen.id)
+            grant = whole
             if grant.generation > seen.generation:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
                     return token
+
+    async def _try(self, application: Application, grant: Grant, *, forced: bool) -> AccessToken | None:
+        """Claim and redeem; None when somebody else holds the claim, or the grant moved on."""
+        if self._claimed_by_another(grant):
+            if grant.retry_at is not None and grant.retry_at > self._clock.now():
+                raise self._stored_trouble(grant, grant.retry_at)
+            return None
+        self._may_be_renewed(application, grant, forced=forced)
+        async with self._turn:
+            # Asked only now: the application's trouble may have shown while this flight waited for its turn.
+            self._breaker.pass_or_raise(application, grant.id.type)
+            began, claimed = self._clock.monotonic(), None
+            try:
+                claimed = await self._claim(application, grant, forced=forced)
+            finally:
+                if claimed is None:
+                    self._breaker.not_sent_after_all(application, grant.id.type)
+            return None if claimed is None else await self._redeem(application, claimed, began)
+
+    async def _redeem(self, application: Application, claimed: Grant, began: float) -> AccessToken | None:
+        """Renew what was claimed; None when what an earlier attempt had brought was found instead."""
+        self._witness(Step.CLAIMED)
+        try:
+            moved = await self._recovery.after_claim(claimed)
+        except BrokerError:
+            self._breaker.not_sent_after_all(application, claimed.id.type)
+            raise
+        if moved is not None or claimed.claim is None:
+            self._breaker.not_sent_after_all(application, claimed.id.type)
+            return None
+        return await self._redeemer.redeem(application, claimed, claimed.claim, began)
 
     async def _published(self, seen: Grant) -> AccessToken | None:
         """The token that another replica has just renewed, if it got as far as the shared cache."""
@@ -105,18 +162,28 @@ class Renewer:
         if forced:
             interval = lifetimes.next_forced_interval(grant, now, self._policy)
             force = Force(until=now + interval, interval=interval)
-        claimed = await self._grants.claim(
-            grant.id,
-            generation=grant.generation,
-            attempt_id=secrets.token_hex(16),
-            fingerprint=digests.fingerprint(application),
-            lease=self._policy.lease,
-            takeover=self._takeover(grant),
-            force=force,
-        )
+        attempt_id = secrets.token_hex(16)
+        try:
+            claimed = await self._grants.claim(
+                grant.id,
+                generation=grant.generation,
+                attempt_id=attempt_id,
+                fingerprint=digests.fingerprint(application),
+                lease=self._policy.lease,
+                takeover=self._takeover(grant),
+                force=force,
+            )
+        except StoreUnavailable:
+            self._errands.run_twice("a claim", lambda: self._grants.release(grant.id, attempt_id=attempt_id))
+            raise
         if claimed is not None and claimed.claim is not None:
             self._skew.note(claimed.claim.started_at, now, self._clock.now())
         return claimed
+
+    def _release(self, claimed: Grant) -> None:
+        claim = claimed.claim
+        if claim is not None:
+            self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=claim.attempt_id))
 
     def _may_be_renewed(self, application: Application, grant: Grant, *, forced: bool) -> None:
         """Raise whatever already speaks against sending anything, without asking the provider.
@@ -139,7 +206,7 @@ class Renewer:
             raise RejectedTooOften(
                 "This grant was renewed upon a rejection a short while ago.", retry_after=grant.forced_until - now
             )
-        self._breaker.raise_if_open(application, _grant_type(grant))
+        self._breaker.raise_if_open(application, grant.id.type)
 
     def _stored_trouble(self, grant: Grant, retry_at: datetime) -> BrokerError:
         """The last failure again, as the row tells it; an unfinished claim is always `upstream_unavailable`."""
@@ -167,10 +234,6 @@ class Renewer:
         if current is None:
             raise GrantNotFound(grant)
         return current
-
-
-def _grant_type(grant: Grant) -> GrantType:
-    return GrantType.CLIENT_CREDENTIALS if grant.id.is_company else GrantType.AUTHORIZATION_CODE
 
 
 def raise_if_dead(grant: Grant) -> None:

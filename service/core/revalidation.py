@@ -1,20 +1,15 @@
 """Keeps promises about age: what is cached here is asked for in batches, not one by one."""
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from service.core.clock import Clock
 from service.core.directory import Directory
-from service.core.errors import StoreUnavailable
 from service.core.local_cache import LocalCache
 from service.core.model import GrantId, GrantState
-from service.core.policy import Policy
 from service.core.ports import GrantStore
 from service.core.records import Standing
-
-log = logging.getLogger(__name__)
 
 BATCH = 1000
 
@@ -65,22 +60,8 @@ class Confirmer:
 class Revalidator:
     """Confirms, a few times within the promised age, every entry that was used and the directory's version."""
 
-    def __init__(
-        self, grants: GrantStore, directory: Directory, local: LocalCache, clock: Clock, policy: Policy
-    ) -> None:
-        self._grants, self._directory, self._local = grants, directory, local
-        self._clock, self._policy = clock, policy
-
-    async def run(self) -> None:
-        """Tick until cancelled."""
-        while True:
-            await self._clock.sleep(self._policy.local_cache / 3)
-            try:
-                await self.tick()
-            except (StoreUnavailable, TimeoutError):
-                log.warning("cached tokens cannot be confirmed: the database is away")
-            except Exception:
-                log.exception("a revalidation crashed")
+    def __init__(self, grants: GrantStore, directory: Directory, local: LocalCache, clock: Clock) -> None:
+        self._grants, self._directory, self._local, self._clock = grants, directory, local, clock
 
     async def tick(self) -> None:
         """Ask once for everything that was used since the last time.

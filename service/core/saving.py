@@ -1,38 +1,52 @@
 """Brings a provider's answer into the database, whatever the database does, and tells the caches."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import TypeVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
 
 from service.core.clock import Clock
-from service.core.errors import ReauthorizationRequired, RenewalInProgress
+from service.core.custody import Custody
+from service.core.errands import RETRY_FIRST, until_stored
+from service.core.errors import ReauthorizationRequired, RenewalInProgress, StoreUnavailable
 from service.core.lifetimes import usable_until
 from service.core.local_cache import LocalCache
-from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason, SealedTokens, TokenAnswer
+from service.core.model import (
+    AccessToken,
+    Application,
+    Grant,
+    GrantId,
+    GrantState,
+    Reason,
+    TokenAnswer,
+    WaitingAnswer,
+)
 from service.core.policy import Policy
-from service.core.ports import Escrow, GrantStore, TokenCache
+from service.core.ports import AuthorizationStore, GrantStore, TokenCache
 from service.core.revocation import Revoker
 from service.core.singleflight import wait_for_flight
+from service.core.steps import Step, Witness, nobody
 from service.core.vault import Vault
 
-log = logging.getLogger(__name__)
 
-SAVE_RETRY = timedelta(milliseconds=250)
+class Verdict(Enum):
+    """What became of an answer."""
+
+    SAVED = auto()
+    SUPERSEDED = auto()
+    REVOKED = auto()
+    DATABASE_BEHIND = auto()
+    IN_ESCROW = auto()
+    IN_MEMORY = auto()
 
 
-T = TypeVar("T")
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A verdict, with the row as it stood at `asked_at` where the database could be asked."""
 
-
-async def until_stored(store: Callable[[], Awaitable[T]], clock: Clock) -> T:
-    """Repeat *store* until the database takes it; each repetition must be harmless."""
-    while True:
-        try:
-            return await store()
-        except Exception as failure:  # whatever the database says: this may be the only copy of a refresh token
-            log.warning("an answer of the provider waits for the database", extra={"failure": type(failure).__name__})
-            await clock.sleep(SAVE_RETRY)
+    verdict: Verdict
+    asked_at: datetime
+    grant: Grant | None = None
 
 
 class Saver:
@@ -41,22 +55,24 @@ class Saver:
     def __init__(
         self,
         grants: GrantStore,
+        requests: AuthorizationStore,
         vault: Vault,
-        escrow: Escrow,
+        custody: Custody,
         shared: TokenCache,
         local: LocalCache,
         revoker: Revoker,
         clock: Clock,
         policy: Policy,
+        witness: Witness = nobody,
     ) -> None:
-        self._grants, self._vault, self._escrow = grants, vault, escrow
+        self._grants, self._requests, self._vault, self._custody = grants, requests, vault, custody
         self._shared, self._local, self._revoker = shared, local, revoker
-        self._clock, self._policy = clock, policy
-        self._pending: dict[GrantId, asyncio.Task[Grant]] = {}
+        self._clock, self._policy, self._witness = clock, policy, witness
+        self._carried: dict[tuple[GrantId, str], asyncio.Task[Settlement]] = {}
 
-    def pending(self, grant: GrantId) -> bool:
-        """Whether an answer for *grant* is published and not yet in the database."""
-        return grant in self._pending
+    def carries(self, grant: GrantId, attempt_id: str) -> bool:
+        """Whether this process is bringing in the answer of *attempt_id* right now."""
+        return (grant, attempt_id) in self._carried
 
     async def save(self, application: Application, claimed: Grant, attempt_id: str, answer: TokenAnswer) -> AccessToken:
         """Put *answer* in as the next generation and return the token to hand out.
@@ -65,7 +81,7 @@ class Saver:
         `save_patience` the answer goes to escrow and to the callers, and saving goes on without them.
 
         Raises:
-            ReauthorizationRequired: the grant was revoked meanwhile; the answer has been revoked upstream.
+            ReauthorizationRequired: the grant was revoked meanwhile.
         """
         token = self._vault.date(answer, generation=claimed.generation + 1, scope=answer.scope or claimed.scope)
         sealed = self._vault.seal(
@@ -76,18 +92,17 @@ class Saver:
             scope=token.scope,
             at=answer.sent_at,
         )
-        saving = asyncio.create_task(self._until_saved(application, claimed, attempt_id, sealed, answer))
-        try:
-            saved = await wait_for_flight(saving, self._policy.save_patience)
-        except TimeoutError:
-            self._pending[claimed.id] = saving
-            saving.add_done_callback(lambda task: self._settled(claimed.id, task))
-            await self._escrow.put(claimed.id, claimed.generation, attempt_id, sealed)
-        else:
-            if saved.saved_attempt_id != attempt_id:
-                token = self._adopt(saved)
-        self._local.put(claimed.id, token, self._clock.now())
+        waiting = WaitingAnswer(
+            claimed.id, claimed.generation, attempt_id, self._clock.now(), sealed, based_on=claimed.issued_at
+        )
+        settlement = await self.bring_in(application, waiting)
+        if settlement.verdict is Verdict.REVOKED:
+            raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)
+        if settlement.verdict is Verdict.SUPERSEDED:
+            token = self._adopt(settlement.grant)
+        self._local.put(claimed.id, token, settlement.asked_at)
         await self.publish(claimed.id, token)
+        self._witness(Step.PUBLISHED)
         return token
 
     async def publish(self, grant: GrantId, token: AccessToken) -> None:
@@ -95,39 +110,114 @@ class Saver:
         ttl = usable_until(token) - self._clock.now()
         if ttl > timedelta(0):
             await self._shared.put(grant, token.generation, self._vault.seal_cached(grant, token), ttl)
+            self._witness(Step.SHARED)
 
-    def _adopt(self, winner: Grant) -> AccessToken:
-        token = self._vault.open_access(winner)
+    async def bring_in(self, application: Application, answer: WaitingAnswer) -> Settlement:
+        """Store *answer*; what became of it by the time it is stored or safe, whichever comes first.
+
+        When it is not stored within `save_patience` it is put into escrow, and storing goes on in the background.
+        """
+        kept: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._carry(application, answer, kept))
+        key = answer.grant, answer.attempt_id
+        self._carried[key] = task
+        task.add_done_callback(lambda done: self._landed(key, done))
+        await asyncio.wait({task, kept}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else kept.result()
+
+    async def until_settled(self, answer: WaitingAnswer) -> None:
+        """Wait for as long as it takes until *answer* is in the database."""
+        if (task := self._carried.get((answer.grant, answer.attempt_id))) is not None:
+            await asyncio.wait({task})
+
+    async def _carry(
+        self, application: Application, answer: WaitingAnswer, kept: asyncio.Future[Settlement]
+    ) -> Settlement:
+        storing = asyncio.create_task(until_stored(lambda: self.settle(answer), self._clock, "an answer"))
+        try:
+            settlement = await wait_for_flight(storing, self._policy.save_patience)
+        except TimeoutError:
+            safe = await self._custody.keep(answer)
+            kept.set_result(Settlement(Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY, self._clock.now()))
+            settlement = await storing
+        await self.conclude(application, answer, settlement)
+        return settlement
+
+    async def settle(self, answer: WaitingAnswer) -> Settlement:
+        """Try once to store *answer*; repeating it is harmless, whoever does.
+
+        Raises:
+            StoreUnavailable: it is not known whether it is stored.
+        """
+        if answer.ticket_digest is not None:
+            stored = await self._connect(answer, answer.ticket_digest)
+        else:
+            now = self._clock.now()
+            await self._grants.save(
+                answer.grant,
+                generation=answer.generation,
+                attempt_id=answer.attempt_id,
+                tokens=answer.tokens,
+                at=now,
+            )
+            stored = False
+        self._witness(Step.SAVED)
+        asked_at, current = self._clock.now(), await self._grants.get(answer.grant)
+        if stored or (current is not None and current.saved_attempt_id == answer.attempt_id):
+            return Settlement(Verdict.SAVED, asked_at, current)
+        return await self._not_stored(answer, asked_at, current)
+
+    async def _connect(self, answer: WaitingAnswer, ticket_digest: bytes) -> bool:
+        now = self._clock.now()
+        connected = await self._grants.connect(answer.grant, answer.tokens, at=now, attempt_id=answer.attempt_id)
+        self._witness(Step.CONNECTED)
+        await self._requests.complete(ticket_digest, at=now)
+        self._witness(Step.COMPLETED)
+        self._local.drop(answer.grant)
+        await self._shared.forget(answer.grant)
+        return connected is not None
+
+    async def _not_stored(self, answer: WaitingAnswer, asked_at: datetime, current: Grant | None) -> Settlement:
+        """Somebody newer won, or the database is an older one than the answer was based on."""
+        if current is None or current.predates(answer):
+            return Settlement(Verdict.DATABASE_BEHIND, asked_at, current)
+        if current.generation == answer.generation and answer.ticket_digest is None:
+            raise StoreUnavailable("An answer was refused by the row that it is based on.")
+        self._local.drop(answer.grant)
+        await self._shared.forget(answer.grant)
+        if current.state is GrantState.REVOKED:
+            await self._shared.bury(answer.grant, current.generation)
+            return Settlement(Verdict.REVOKED, asked_at, current)
+        return Settlement(Verdict.SUPERSEDED, asked_at, current)
+
+    async def conclude(self, application: Application | None, answer: WaitingAnswer, settlement: Settlement) -> None:
+        """Do what follows from *settlement*: the escrow lets go of *answer*, or keeps it until somebody can help.
+
+        An answer that came after its grant was revoked is handed back to the provider first. An *application* that is
+        no longer registered has nobody to hand it back to.
+        """
+        if settlement.verdict is Verdict.DATABASE_BEHIND:
+            await self._custody.keep(answer)
+            return
+        unwanted_by = application if settlement.verdict is Verdict.REVOKED else None
+        if unwanted_by is not None and not await self._revoker.revoke_answer(unwanted_by, answer):
+            await self._custody.keep(answer)
+            return
+        await self._custody.clear(answer)
+
+    def _adopt(self, winner: Grant | None) -> AccessToken:
+        token = self._vault.open_access(winner) if winner is not None else None
         if token is None:
-            raise RenewalInProgress("Somebody else has just renewed this grant.", retry_after=SAVE_RETRY)
+            raise RenewalInProgress("Somebody else has just renewed this grant.", retry_after=RETRY_FIRST)
         return token
 
-    async def _until_saved(
-        self, application: Application, claimed: Grant, attempt_id: str, tokens: SealedTokens, answer: TokenAnswer
-    ) -> Grant:
-        current = await until_stored(lambda: self._save_once(claimed, attempt_id, tokens), self._clock)
-        if current is None or current.saved_attempt_id != attempt_id:
-            self._local.drop(claimed.id)
-            await self._shared.forget(claimed.id)
-        if current is None or current.state is GrantState.REVOKED:
-            await self._shared.bury(claimed.id, claimed.generation + 1)
-            await self._revoker.revoke_answer(application, answer)
-            raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)
-        return current
-
-    async def _save_once(self, claimed: Grant, attempt_id: str, tokens: SealedTokens) -> Grant | None:
-        await self._grants.save(
-            claimed.id, generation=claimed.generation, attempt_id=attempt_id, tokens=tokens, at=self._clock.now()
-        )
-        return await self._grants.get(claimed.id)
-
-    def _settled(self, grant: GrantId, task: asyncio.Task[Grant]) -> None:
-        self._pending.pop(grant, None)
+    def _landed(self, key: tuple[GrantId, str], task: asyncio.Task[Settlement]) -> None:
+        del self._carried[key]
         if not task.cancelled():
             task.exception()
 
     async def drain(self, timeout: timedelta) -> int:
-        """Wait for what is still unsaved, at most *timeout*; returns how many answers are then still pending."""
-        if self._pending:
-            await asyncio.wait(self._pending.values(), timeout=timeout.total_seconds())
-        return len(self._pending)
+        """Wait for what is still unsaved, at most *timeout*; returns how many answers are then still on their way."""
+        if self._carried:
+            await asyncio.wait(self._carried.values(), timeout=timeout.total_seconds())
+        return len(self._carried)

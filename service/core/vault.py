@@ -4,12 +4,21 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
-from service.core import digests, lifetimes
+from service.core import digests, lifetimes, waiting
 from service.core.errors import KeyUnavailable, ReauthorizationRequired
-from service.core.model import AccessToken, Application, Grant, GrantId, Reason, SealedTokens, TokenAnswer
+from service.core.model import (
+    AccessToken,
+    Application,
+    Grant,
+    GrantId,
+    Reason,
+    SealedTokens,
+    TokenAnswer,
+    WaitingAnswer,
+)
 from service.core.policy import Policy
 from service.core.ports import Keyring, SealBroken
-from service.core.records import CachedToken, Place
+from service.core.records import CachedToken, EscrowEntry, Place
 
 
 def application_place(name: str) -> Place:
@@ -113,6 +122,38 @@ class Vault:
         issued_at, expires_at, due_at = (datetime.fromisoformat(instant) for instant in instants)
         return AccessToken(value, scope, issued_at, expires_at, due_at, cached.generation)
 
+    def seal_waiting(self, answer: WaitingAnswer) -> EscrowEntry:
+        """*answer* for an escrow. Its secrets stay sealed for the row as well, so that nobody needs to open them."""
+        sealed = self._keyring.seal(
+            waiting.dump(answer), _escrow_place(answer.grant, answer.generation, answer.attempt_id)
+        )
+        return EscrowEntry(answer.grant, answer.generation, answer.attempt_id, answer.received_at, sealed)
+
+    def open_waiting(self, entry: EscrowEntry) -> WaitingAnswer:
+        """The answer of an escrow's entry.
+
+        Raises:
+            SealBroken: it was not sealed for this grant, generation and attempt.
+            KeyUnavailable: it is sealed with a key that we do not have.
+        """
+        place = _escrow_place(entry.grant, entry.generation, entry.attempt_id)
+        return waiting.load(self._keyring.open(entry.sealed, place), entry)
+
+    def open_answer(self, grant: GrantId, tokens: SealedTokens) -> tuple[str, bool] | None:
+        """What to hand back to the provider of an answer that nobody wants: the token, and whether it is for refresh.
+
+        Raises:
+            KeyUnavailable: it is sealed with a key that we do not have.
+        """
+        try:
+            if tokens.refresh_sealed is not None:
+                return self._keyring.open(tokens.refresh_sealed, _place(grant, "refresh_token")), True
+            if tokens.access_sealed is not None:
+                return self._keyring.open(tokens.access_sealed, _place(grant, "access_token")), False
+        except SealBroken:
+            return None
+        return None
+
     def seal_client_secret(self, name: str, secret: str) -> bytes:
         return self._keyring.seal(secret, application_place(name))
 
@@ -130,6 +171,10 @@ class Vault:
 
 def _cached_place(grant: GrantId, generation: int) -> Place:
     return Place("cache", grant.application, grant.user, f"access_token:{generation}")
+
+
+def _escrow_place(grant: GrantId, generation: int, attempt_id: str) -> Place:
+    return Place("escrow", grant.application, grant.user, f"answer:{generation}:{attempt_id}")
 
 
 def _place(grant: GrantId, field: str) -> Place:

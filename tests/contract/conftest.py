@@ -11,11 +11,17 @@ from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
+from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.directory_store import DirectoryStore
-from service.core.ports import AuthorizationStore, GrantStore
+from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
-from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore
+from tests.support.memory_stores import (
+    MemoryAuthorizationStore,
+    MemoryDirectoryStore,
+    MemoryGrantStore,
+    MemoryRenewalQueue,
+)
 from tests.support.servers import Server, new_database
 
 REAL = ("sqlite",)
@@ -26,6 +32,7 @@ class Stores:
     """All stores of one database, and the hook that makes its time pass."""
 
     grants: GrantStore
+    queue: RenewalQueue
     authorizations: AuthorizationStore
     directory: DirectoryStore
     clock: FakeClock
@@ -91,12 +98,15 @@ def memory_stores(clock: FakeClock) -> Stores:
         clock.advance(duration)
 
     grants = MemoryGrantStore(clock)
-    return Stores(grants, MemoryAuthorizationStore(grants), MemoryDirectoryStore(), clock, pass_time)
+    return Stores(
+        grants, MemoryRenewalQueue(grants), MemoryAuthorizationStore(grants), MemoryDirectoryStore(), clock, pass_time
+    )
 
 
 def sql_stores(database: Database, real: RealDatabase) -> Stores:
     return Stores(
         SqlGrantStore(database),
+        SqlRenewalQueue(database),
         SqlAuthorizationStore(database),
         SqlDirectoryStore(database),
         real.clock,

@@ -3,7 +3,7 @@
 import hashlib
 from datetime import UTC, datetime, timedelta
 
-from service.core.model import Application, Caller, Grant, GrantId, GrantType, Scope, SealedTokens
+from service.core.model import Application, Caller, Grant, GrantId, GrantType, Scope, SealedTokens, UpstreamRevocation
 from service.core.ports import GrantStore
 from service.core.records import ApiKey, AuthorizationRequest, Force
 
@@ -47,7 +47,27 @@ def tokens(
 
 async def connected(grants: GrantStore, grant: GrantId = ALICE, refresh_token: str | None = "r1") -> Grant:
     """*grant* at generation 1, with the access token `a1`."""
-    return await grants.connect(grant, tokens("a1", refresh_token), at=T0, attempt_id="login")
+    return await connect(grants, tokens("a1", refresh_token), "login", grant)
+
+
+async def connect(
+    grants: GrantStore, answer: SealedTokens, attempt_id: str, grant: GrantId = ALICE, *, at: datetime = T0
+) -> Grant:
+    """What a code exchange brought, put in."""
+    done = await grants.connect(grant, answer, at=at, attempt_id=attempt_id)
+    assert done is not None
+    return done
+
+
+async def revoke(
+    grants: GrantStore,
+    grant: GrantId = ALICE,
+    *,
+    upstream: UpstreamRevocation = UpstreamRevocation.PENDING,
+    at: datetime = T0,
+    retry_at: datetime = T0 + HOUR,
+) -> Grant | None:
+    return await grants.revoke(grant, upstream=upstream, at=at, retry_at=retry_at)
 
 
 async def claim(

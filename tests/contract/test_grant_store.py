@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.model import Claim, Failure, Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
+from service.core.model import Claim, Failure, Grant, GrantId, GrantState, Reason, SealedTokens
 from service.core.ports import GrantStore
 from service.core.records import Force, Setback
 from tests.contract.conftest import Stores
@@ -22,7 +22,9 @@ from tests.contract.samples import (
     T0,
     TAKEOVER,
     claim,
+    connect,
     connected,
+    revoke,
     stored,
     tokens,
 )
@@ -97,7 +99,7 @@ async def test_users_and_applications_are_exact(stores: Stores, other: GrantId) 
 
 async def test_every_value_comes_back_to_the_microsecond(stores: Stores) -> None:
     answer = tokens("a1", "r1", at=T0 + timedelta(microseconds=123_457))
-    grant = await stores.grants.connect(ALICE, answer, at=T0 + 3 * MICROSECOND, attempt_id="login")
+    grant = await connect(stores.grants, answer, "login", at=T0 + 3 * MICROSECOND)
     assert grant == await stored(stores.grants)
     assert grant == Grant(
         id=ALICE,
@@ -118,6 +120,8 @@ async def test_every_value_comes_back_to_the_microsecond(stores: Stores) -> None
         unfinished_generation=None,
         saved_attempt_id="login",
         failures=0,
+        refusals=0,
+        refused_since=None,
         last_error=None,
         retry_at=None,
         forced_until=None,
@@ -250,7 +254,7 @@ async def test_a_dead_grant_is_not_claimed(stores: Stores) -> None:
 
 async def test_a_revoked_grant_is_not_claimed(stores: Stores) -> None:
     await connected(stores.grants)
-    await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0)
+    await revoke(stores.grants)
     assert await claim(stores.grants, "a", generation=2) is None
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from service.core.model import GrantState, Reason, UpstreamRevocation
-from service.core.records import Force, Setback
+from service.core.records import LATE_LOGIN, Force, Setback
 from tests.contract.conftest import Stores
 from tests.contract.samples import (
     ALICE,
@@ -19,8 +19,10 @@ from tests.contract.samples import (
     T0,
     TAKEOVER,
     claim,
+    connect,
     connected,
     digest,
+    revoke,
     stored,
     tokens,
 )
@@ -55,15 +57,11 @@ async def dead(stores: Stores) -> None:
     )
 
 
-async def revoke(stores: Stores, upstream: UpstreamRevocation = UpstreamRevocation.PENDING) -> None:
-    assert await stores.grants.revoke(ALICE, upstream=upstream, at=T0)
-
-
 # Connect
 
 
 async def test_a_connect_makes_the_grant(stores: Stores) -> None:
-    grant = await stores.grants.connect(ALICE, tokens("a1", "r1"), at=LATER, attempt_id="login")
+    grant = await connect(stores.grants, tokens("a1", "r1"), "login", at=LATER)
     assert (grant.generation, grant.state, grant.obtained_at, grant.renewed_at) == (
         1,
         GrantState.CONNECTED,
@@ -80,10 +78,10 @@ async def test_a_connect_fills_a_row_that_was_made_to_be_claimed(stores: Stores)
 
 async def test_a_connect_replaces_everything(stores: Stores) -> None:
     await connected(stores.grants)
-    fresh = await stores.grants.connect(ALICE, tokens("a1", "r1"), at=T0, attempt_id="untroubled")
+    fresh = await connect(stores.grants, tokens("a1", "r1"), "untroubled", at=T0)
     await troubled_again(stores)
     answer = tokens("new", "r9", at=LATER, scope=None, fingerprint=ELSEWHERE)
-    grant = await stores.grants.connect(ALICE, answer, at=LATER, attempt_id="again")
+    grant = await connect(stores.grants, answer, "again", at=LATER)
     assert grant == replace(
         fresh,
         generation=3,
@@ -114,14 +112,14 @@ async def troubled_again(stores: Stores) -> None:
 
 async def test_a_connect_without_refresh_token_leaves_none(stores: Stores) -> None:
     await connected(stores.grants)
-    grant = await stores.grants.connect(ALICE, tokens("new"), at=LATER, attempt_id="again")
+    grant = await connect(stores.grants, tokens("new"), "again", at=LATER)
     assert (grant.refresh_sealed, grant.refresh_expires_at) == (None, None)
 
 
 async def test_a_connect_wins_over_a_renewal_under_way(stores: Stores) -> None:
     await connected(stores.grants)
     await claim(stores.grants, "renewal")
-    grant = await stores.grants.connect(ALICE, tokens("new", "r9"), at=LATER, attempt_id="again")
+    grant = await connect(stores.grants, tokens("new", "r9"), "again", at=LATER)
     assert not await stores.grants.save(
         ALICE, generation=1, attempt_id="renewal", tokens=tokens("late", "r2"), at=LATER
     )
@@ -134,14 +132,14 @@ async def test_a_connect_wins_over_a_renewal_under_way(stores: Stores) -> None:
 
 async def test_a_connect_brings_a_dead_grant_back(stores: Stores) -> None:
     await dead(stores)
-    grant = await stores.grants.connect(ALICE, tokens("new", "r1"), at=LATER, attempt_id="again")
+    grant = await connect(stores.grants, tokens("new", "r1"), "again", at=LATER)
     assert (grant.state, grant.reason, grant.last_error, grant.generation) == (GrantState.CONNECTED, None, None, 2)
 
 
 async def test_a_connect_brings_a_revoked_grant_back(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
-    grant = await stores.grants.connect(ALICE, tokens("new", "r9"), at=LATER, attempt_id="again")
+    await revoke(stores.grants)
+    grant = await connect(stores.grants, tokens("new", "r9"), "again", at=LATER)
     assert (grant.state, grant.reason, grant.upstream_revocation, grant.generation) == (
         GrantState.CONNECTED,
         None,
@@ -152,7 +150,7 @@ async def test_a_connect_brings_a_revoked_grant_back(stores: Stores) -> None:
 
 async def test_a_repeated_connect_changes_nothing(stores: Stores) -> None:
     grant = await connected(stores.grants)
-    repeated = await stores.grants.connect(ALICE, tokens("a1", "r1"), at=LATER, attempt_id="login")
+    repeated = await connect(stores.grants, tokens("a1", "r1"), "login", at=LATER)
     assert repeated == grant == await stored(stores.grants)
 
 
@@ -160,26 +158,75 @@ async def test_a_repeated_connect_never_undoes_a_later_renewal(stores: Stores) -
     await connected(stores.grants)
     await rotate(stores, "r2")
     renewed = await stored(stores.grants)
-    assert await stores.grants.connect(ALICE, tokens("a1", "r1"), at=LATER, attempt_id="login") == renewed
+    assert await connect(stores.grants, tokens("a1", "r1"), "login", at=LATER) == renewed
     assert await stored(stores.grants) == renewed
 
 
 async def test_a_repeated_connect_never_undoes_a_later_revocation(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
-    assert (await stores.grants.connect(ALICE, tokens("a1", "r1"), at=LATER, attempt_id="login")).state is (
-        GrantState.REVOKED
-    )
+    await revoke(stores.grants)
+    assert (await connect(stores.grants, tokens("a1", "r1"), "login", at=LATER)).state is (GrantState.REVOKED)
     assert (await stored(stores.grants)).generation == 2
 
 
 async def test_connects_at_once_are_all_put_in_one_after_another(stores: Stores) -> None:
     answers = [tokens(f"a{i}", f"r{i}") for i in range(10)]
     done = await asyncio.gather(
-        *(stores.grants.connect(ALICE, answer, at=T0, attempt_id=f"login {i}") for i, answer in enumerate(answers))
+        *(connect(stores.grants, answer, f"login {i}", at=T0) for i, answer in enumerate(answers))
     )
     assert sorted(grant.generation for grant in done) == list(range(1, 11))
     assert await stored(stores.grants) == max(done, key=lambda grant: grant.generation)
+
+
+async def test_a_connect_issued_before_a_later_one_was_sent_changes_nothing(stores: Stores) -> None:
+    newer = await connect(stores.grants, tokens("new", "r9", at=LATER), "newer", at=LATER)
+    late = tokens("old", "r1", at=LATER - LATE_LOGIN - MICROSECOND)
+    assert await stores.grants.connect(ALICE, late, at=LATER + HOUR, attempt_id="late") is None
+    assert await stored(stores.grants) == newer
+    assert (
+        await connect(stores.grants, tokens("as new", "r2", at=LATER - LATE_LOGIN), "as new", at=LATER)
+    ).generation > 1
+
+
+async def test_a_connect_counts_from_when_its_tokens_were_issued_and_not_from_when_they_came(stores: Stores) -> None:
+    await connect(stores.grants, tokens("new", "r9"), "first", at=LATER)
+    grant = await connect(stores.grants, tokens("newer", "r2", at=T0 + SECOND), "second", at=LATER)
+    assert grant.access_sealed == b"sealed newer"
+
+
+@pytest.mark.parametrize("how", ["import", "revoke"])
+async def test_a_connect_issued_before_an_import_or_a_revocation_changes_nothing(stores: Stores, how: str) -> None:
+    await connected(stores.grants)
+    if how == "import":
+        await stores.grants.import_(ALICE, tokens("imported", "r9"), at=LATER)
+    else:
+        await revoke(stores.grants, at=LATER)
+    before = await stored(stores.grants)
+    late = tokens("old", "r2", at=LATER - LATE_LOGIN - MICROSECOND)
+    assert await stores.grants.connect(ALICE, late, at=LATER, attempt_id="late") is None
+    assert await stored(stores.grants) == before
+    assert (await connect(stores.grants, tokens("new", "r3", at=LATER), "new", at=LATER)).generation > 1
+
+
+async def test_a_repeated_revocation_keeps_no_connect_of_before_it_away_any_longer(stores: Stores) -> None:
+    await connected(stores.grants)
+    await revoke(stores.grants, at=T0)
+    await revoke(stores.grants, at=LATER)
+    assert (await connect(stores.grants, tokens("new", "r2", at=T0 + SECOND), "new", at=LATER)).generation > 1
+
+
+async def test_a_repeated_connect_is_known_even_after_a_later_import(stores: Stores) -> None:
+    await connected(stores.grants)
+    imported, _ = await stores.grants.import_(ALICE, tokens("imported", "r9"), at=LATER)
+    assert await connect(stores.grants, tokens("a1", "r1"), "login", at=LATER) == imported
+
+
+async def test_a_renewal_keeps_no_connect_away(stores: Stores) -> None:
+    await connected(stores.grants)
+    renewed = tokens("renewed", "r2", at=LATER)
+    assert await stores.grants.save(ALICE, generation=1, attempt_id="renewal", tokens=renewed, at=LATER)
+    grant = await connect(stores.grants, tokens("new", "r3", at=LATER - SECOND), "new", at=LATER)
+    assert grant.access_sealed == b"sealed new"
 
 
 # Import
@@ -239,9 +286,9 @@ async def test_after_a_revocation_no_refresh_token_of_before_comes_back(
 ) -> None:
     await stores.grants.import_(ALICE, tokens("a1", "r1"), at=T0)
     await rotate(stores, "r2", "r3")
-    await revoke(stores)
+    await revoke(stores.grants)
     if erased:
-        await stores.grants.finish_revocation(ALICE, generation=4)
+        await stores.grants.finish_revocation(ALICE, generation=4, upstream=UpstreamRevocation.REVOKED)
     before = await stored(stores.grants)
     assert await stores.grants.import_(ALICE, tokens("x", refresh_token), at=LATER) == (before, False)
     assert await stored(stores.grants) == before
@@ -249,7 +296,7 @@ async def test_after_a_revocation_no_refresh_token_of_before_comes_back(
 
 async def test_an_import_of_an_unknown_refresh_token_ends_a_revocation(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
+    await revoke(stores.grants)
     grant, created = await stores.grants.import_(ALICE, tokens("new", "r9"), at=LATER)
     assert not created
     assert (grant.state, grant.reason, grant.upstream_revocation) == (GrantState.CONNECTED, None, None)
@@ -258,7 +305,7 @@ async def test_an_import_of_an_unknown_refresh_token_ends_a_revocation(stores: S
 async def test_a_refresh_token_replaced_by_a_connect_or_import_is_not_taken_over_again(stores: Stores) -> None:
     await connected(stores.grants)
     await stores.grants.import_(ALICE, tokens("a2", "r2"), at=T0)
-    await stores.grants.connect(ALICE, tokens("a3", "r3"), at=T0, attempt_id="again")
+    await connect(stores.grants, tokens("a3", "r3"), "again", at=T0)
     before = await stored(stores.grants)
     for refresh_token in ("r1", "r2"):
         assert await stores.grants.import_(ALICE, tokens("x", refresh_token), at=LATER) == (before, False)
@@ -306,39 +353,39 @@ async def test_one_import_many_times_at_once_is_put_in_once(stores: Stores) -> N
 
 
 async def test_what_was_never_connected_cannot_be_revoked(stores: Stores) -> None:
-    assert await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0) is None
+    assert await revoke(stores.grants) is None
     await stores.grants.ensure(ALICE)
-    assert await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0) is None
+    assert await revoke(stores.grants) is None
 
 
 async def test_a_revocation_keeps_only_what_the_provider_must_be_told(stores: Stores) -> None:
     await troubled(stores)
-    grant = await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0)
+    grant = await revoke(stores.grants)
     assert grant is not None
     assert (grant.state, grant.reason, grant.generation) == (GrantState.REVOKED, Reason.REVOKED, 2)
     assert (grant.access_sealed, grant.refresh_sealed) == (None, b"sealed r1")
     assert grant.upstream_revocation is UpstreamRevocation.PENDING
-    assert (grant.claim, grant.retry_at, grant.forced_until, grant.unfinished_generation) == (None, None, None, None)
+    assert (grant.claim, grant.forced_until, grant.unfinished_generation) == (None, None, None)
     assert await stored(stores.grants) == grant
 
 
 async def test_a_revocation_without_refresh_token_keeps_the_access_token_to_be_revoked(stores: Stores) -> None:
     await connected(stores.grants, refresh_token=None)
-    grant = await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0)
+    grant = await revoke(stores.grants)
     assert grant is not None
     assert grant.access_sealed == b"sealed a1"
 
 
 async def test_a_revocation_that_the_provider_need_not_know_erases_at_once(stores: Stores) -> None:
     await connected(stores.grants)
-    grant = await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.NOT_CONFIGURED, at=T0)
+    grant = await revoke(stores.grants, upstream=UpstreamRevocation.NOT_CONFIGURED, at=T0)
     assert grant is not None
     assert (grant.access_sealed, grant.refresh_sealed) == (None, None)
 
 
 async def test_a_dead_grant_can_be_revoked(stores: Stores) -> None:
     await dead(stores)
-    grant = await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0)
+    grant = await revoke(stores.grants)
     assert grant is not None
     assert (grant.state, grant.reason, grant.last_error) == (GrantState.REVOKED, Reason.REVOKED, None)
 
@@ -346,18 +393,18 @@ async def test_a_dead_grant_can_be_revoked(stores: Stores) -> None:
 @pytest.mark.parametrize("finished", [False, True])
 async def test_a_repeated_revocation_changes_nothing(stores: Stores, finished: bool) -> None:
     await connected(stores.grants)
-    await revoke(stores)
+    await revoke(stores.grants)
     if finished:
-        await stores.grants.finish_revocation(ALICE, generation=2)
+        await stores.grants.finish_revocation(ALICE, generation=2, upstream=UpstreamRevocation.REVOKED)
     before = await stored(stores.grants)
-    assert await stores.grants.revoke(ALICE, upstream=UpstreamRevocation.NOT_CONFIGURED, at=LATER) == before
+    assert await revoke(stores.grants, upstream=UpstreamRevocation.NOT_CONFIGURED, at=LATER) == before
     assert await stored(stores.grants) == before
 
 
 async def test_an_answer_that_comes_over_a_revocation_is_refused(stores: Stores) -> None:
     await connected(stores.grants)
     await claim(stores.grants, "renewal")
-    await revoke(stores)
+    await revoke(stores.grants)
     before = await stored(stores.grants)
     assert not await stores.grants.save(
         ALICE, generation=1, attempt_id="renewal", tokens=tokens("late", "r2"), at=LATER
@@ -368,30 +415,64 @@ async def test_an_answer_that_comes_over_a_revocation_is_refused(stores: Stores)
 
 async def test_once_the_provider_knows_the_secrets_are_erased(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
+    await revoke(stores.grants)
     before = await stored(stores.grants)
-    await stores.grants.finish_revocation(ALICE, generation=2)
+    await stores.grants.finish_revocation(ALICE, generation=2, upstream=UpstreamRevocation.REVOKED)
     assert await stored(stores.grants) == replace(
-        before, refresh_sealed=None, upstream_revocation=UpstreamRevocation.REVOKED
+        before, refresh_sealed=None, upstream_revocation=UpstreamRevocation.REVOKED, retry_at=None, failures=0
     )
+
+
+async def test_a_revocation_says_when_the_provider_may_be_told_again_and_counts_as_the_first_time(
+    stores: Stores,
+) -> None:
+    await troubled(stores)
+    grant = await revoke(stores.grants, retry_at=LATER)
+    assert grant is not None
+    assert (grant.retry_at, grant.failures, grant.last_error) == (LATER, 1, None)
+
+
+async def test_a_revocation_that_the_provider_need_not_know_is_never_told(stores: Stores) -> None:
+    await troubled(stores)
+    grant = await revoke(stores.grants, upstream=UpstreamRevocation.NOT_CONFIGURED, retry_at=LATER)
+    assert grant is not None
+    assert (grant.retry_at, grant.failures) == (None, 0)
+
+
+async def test_a_revocation_that_can_no_longer_be_told_erases_the_secrets_and_says_so(stores: Stores) -> None:
+    await connected(stores.grants)
+    await revoke(stores.grants)
+    await stores.grants.finish_revocation(ALICE, generation=2, upstream=UpstreamRevocation.NOT_CONFIGURED)
+    grant = await stored(stores.grants)
+    assert (grant.access_sealed, grant.refresh_sealed, grant.retry_at, grant.failures) == (None, None, None, 0)
+    assert grant.upstream_revocation is UpstreamRevocation.NOT_CONFIGURED
+
+
+async def test_what_the_provider_was_told_stays_told(stores: Stores) -> None:
+    await connected(stores.grants)
+    await revoke(stores.grants)
+    await stores.grants.finish_revocation(ALICE, generation=2, upstream=UpstreamRevocation.REVOKED)
+    told = await stored(stores.grants)
+    await stores.grants.finish_revocation(ALICE, generation=2, upstream=UpstreamRevocation.NOT_CONFIGURED)
+    assert await stored(stores.grants) == told
 
 
 async def test_a_late_end_of_a_revocation_never_touches_a_newer_connect(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
-    newer = await stores.grants.connect(ALICE, tokens("new", "r9"), at=LATER, attempt_id="again")
+    await revoke(stores.grants)
+    newer = await connect(stores.grants, tokens("new", "r9"), "again", at=LATER)
     for generation in (2, 3):
-        await stores.grants.finish_revocation(ALICE, generation=generation)
+        await stores.grants.finish_revocation(ALICE, generation=generation, upstream=UpstreamRevocation.REVOKED)
     assert await stored(stores.grants) == newer
 
 
 async def test_a_late_end_of_a_revocation_never_finishes_a_newer_one(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
-    await stores.grants.connect(ALICE, tokens("new", "r9"), at=LATER, attempt_id="again")
-    await revoke(stores)
+    await revoke(stores.grants)
+    await connect(stores.grants, tokens("new", "r9"), "again", at=LATER)
+    await revoke(stores.grants)
     pending = await stored(stores.grants)
-    await stores.grants.finish_revocation(ALICE, generation=2)
+    await stores.grants.finish_revocation(ALICE, generation=2, upstream=UpstreamRevocation.REVOKED)
     assert await stored(stores.grants) == pending
 
 
@@ -439,7 +520,7 @@ async def test_the_company_needs_no_refresh_token_to_be_revived(stores: Stores) 
 
 async def test_a_revocation_is_not_revived(stores: Stores) -> None:
     await connected(stores.grants)
-    await revoke(stores)
+    await revoke(stores.grants)
     before = await stored(stores.grants)
     assert await stores.grants.revive(ALICE) == before == await stored(stores.grants)
 

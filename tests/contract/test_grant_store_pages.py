@@ -10,7 +10,7 @@ from service.core.model import Grant, GrantId, GrantState, Reason, UpstreamRevoc
 from service.core.names import matches
 from service.core.records import GrantFilter
 from tests.contract.conftest import Stores
-from tests.contract.samples import COMPANY, HOUR, MICROSECOND, T0, claim, connected, tokens
+from tests.contract.samples import COMPANY, HOUR, MICROSECOND, T0, claim, connected, revoke, tokens
 
 EVERYTHING = GrantFilter()
 USERS = (
@@ -128,7 +128,7 @@ async def test_all_parts_of_a_filter_hold_together(stores: Stores) -> None:
     wanted = GrantId("acme", "alice")
     await connect_all(stores, wanted, GrantId("acme", "bob"), GrantId("beta", "alice"))
     await connected(stores.grants, GrantId("acme", "alina"))
-    await stores.grants.revoke(GrantId("acme", "alina"), upstream=UpstreamRevocation.PENDING, at=T0)
+    await revoke(stores.grants, GrantId("acme", "alina"), upstream=UpstreamRevocation.PENDING)
     narrow = GrantFilter(application="acme", state=GrantState.CONNECTED, users=("al*",), applications=("a*", "b*"))
     assert await ids(stores, narrow) == [wanted]
 
@@ -155,7 +155,7 @@ async def test_a_page_of_one_state_shows_that_state_only(stores: Stores) -> None
     await connect_all(stores, alice, bob, carol)
     await claim(stores.grants, "mine", bob)
     await stores.grants.declare_dead(bob, generation=1, attempt_id="mine", reason=Reason.REFUSED, code="x", at=T0)
-    await stores.grants.revoke(carol, upstream=UpstreamRevocation.PENDING, at=T0)
+    await revoke(stores.grants, carol, upstream=UpstreamRevocation.PENDING)
     assert await standing(stores, GrantState.CONNECTED) == ["alice"]
     assert await standing(stores, GrantState.REAUTHORIZATION_REQUIRED) == ["bob"]
     assert await standing(stores, GrantState.REVOKED) == ["carol"]
@@ -191,7 +191,7 @@ async def test_the_company_is_connected_even_after_its_access_token(stores: Stor
 
 async def test_a_revoked_grant_without_tokens_stays_revoked(stores: Stores) -> None:
     await connected(stores.grants, refresh_token=None)
-    await stores.grants.revoke(GrantId("versature", "alice"), upstream=UpstreamRevocation.NOT_CONFIGURED, at=T0)
+    await revoke(stores.grants, GrantId("versature", "alice"), upstream=UpstreamRevocation.NOT_CONFIGURED)
     await stores.pass_time(2 * HOUR)
     assert await standing(stores, GrantState.REVOKED) == ["alice"]
     assert await standing(stores, GrantState.REAUTHORIZATION_REQUIRED) == []

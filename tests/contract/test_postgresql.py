@@ -8,14 +8,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
+from sqlalchemy import text
 
 from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import migrate, schema_is_current
+from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
+from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.clock import SystemClock
 from service.core.errors import StoreUnavailable
-from service.core.model import GrantId
-from tests.contract.samples import ALICE
+from service.core.model import GrantId, GrantType
+from service.core.records import Due
+from tests.contract.samples import ALICE, FINGERPRINT, LEASE, T0, TAKEOVER, connected
 from tests.support.brokers import environment
 from tests.support.clock import FakeClock
 from tests.support.servers import Server, new_database
@@ -66,12 +70,42 @@ async def test_a_hundred_claims_at_once_are_won_once_each(url: str, database: Da
     await second.close()
 
 
+async def test_the_background_never_waits_for_a_grant_that_somebody_else_has_locked(database: Database) -> None:
+    grants, queue = SqlGrantStore(database), SqlRenewalQueue(database)
+    for user in ("alice", "bob"):
+        await connected(grants, GrantId("locked", user))
+    idle = Due(
+        "locked", GrantType.AUTHORIZATION_CODE, FINGERPRINT, active_since=None, idle_since=T0, limit=9, per_second=9
+    )
+    lock = text("SELECT 1 FROM grants WHERE application = 'locked' AND \"user\" = 'alice' FOR UPDATE")
+    async with database.write() as connection:
+        await connection.execute(lock)
+        claimed = await queue.claim_due(idle, attempt_id="mine", lease=LEASE, takeover=TAKEOVER)
+    assert [grant.id.user for grant in claimed] == ["bob"]
+
+
 async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailable(postgres: Server) -> None:
     empty = Database(new_database(postgres, "unmigrated"), pool_size=2, clock=SystemClock())
     assert not await schema_is_current(empty)
     with pytest.raises(StoreUnavailable):
         await SqlGrantStore(empty).get(ALICE)
     await empty.close()
+
+
+async def test_migrations_and_declared_tables_agree_in_postgresql_too(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.run_sync(lambda sync: command.check(alembic_config(sync)))
+
+
+async def test_migrations_go_down_and_up_again_in_postgresql_too(postgres: Server) -> None:
+    moved = Database(new_database(postgres, "moved"), pool_size=2, clock=SystemClock())
+    await migrate(moved)
+    async with moved.write() as connection:
+        await connection.run_sync(lambda sync: command.downgrade(alembic_config(sync), "base"))
+    assert not await schema_is_current(moved)
+    await migrate(moved)
+    assert await schema_is_current(moved)
+    await moved.close()
 
 
 async def test_migrations_started_at_once_do_the_work_only_once(postgres: Server, tmp_path: Path) -> None:

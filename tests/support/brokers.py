@@ -39,6 +39,7 @@ def environment(folder: Path, sandbox_url: str, **overrides: str | int | float) 
         "BROKER_PORT": port,
         "BROKER_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'broker.db'}",
         "BROKER_ENCRYPTION_KEYS": SEALING_KEY,
+        "BROKER_ESCROW_DIR": folder / "escrow",
         "VERSATURE_BASE_URL": f"{sandbox_url}/api",
         "VERSATURE_CLIENT_ID": USER_CLIENT.id,
         "VERSATURE_CLIENT_SECRET": USER_CLIENT.secret,

@@ -1,14 +1,15 @@
 """The small ports in memory: a keyring that hides nothing, a shared cache and an escrow that remember what they got."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
 from datetime import datetime, timedelta
 
 from service.core.clock import Clock
 from service.core.errors import KeyUnavailable
-from service.core.model import GrantId, SealedTokens
-from service.core.ports import SealBroken
-from service.core.records import CachedToken, Place
+from service.core.model import GrantId
+from service.core.ports import EscrowUnavailable, SealBroken
+from service.core.records import CachedToken, EscrowEntry, Place
 
 
 class MemoryKeyring:
@@ -62,10 +63,27 @@ class MemoryTokenCache:
 
 
 class MemoryEscrow:
-    """An `Escrow` that lists what it was given."""
+    """An `Escrow` in a dictionary; while it is `away`, nobody can ask it anything."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[GrantId, int, str, SealedTokens]] = []
+        self.kept: dict[tuple[GrantId, str], EscrowEntry] = {}
+        self.away = False
 
-    async def put(self, grant: GrantId, generation: int, attempt_id: str, tokens: SealedTokens) -> None:
-        self.kept.append((grant, generation, attempt_id, tokens))
+    async def put(self, entry: EscrowEntry) -> None:
+        self._check()
+        self.kept[entry.grant, entry.attempt_id] = entry
+
+    async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
+        return [entry for entry in await self.entries() if entry.grant == grant]
+
+    async def entries(self) -> Sequence[EscrowEntry]:
+        self._check()
+        return sorted(self.kept.values(), key=lambda entry: entry.kept_at)
+
+    async def remove(self, entry: EscrowEntry) -> None:
+        self._check()
+        self.kept.pop((entry.grant, entry.attempt_id), None)
+
+    def _check(self) -> None:
+        if self.away:
+            raise EscrowUnavailable("away")

@@ -25,9 +25,12 @@ from service.core.model import (
 )
 from service.core.names import matches
 from service.core.records import (
+    LATE_LOGIN,
+    REST,
     ApiKey,
     AuthorizationRequest,
     DirectoryRows,
+    Due,
     Force,
     GrantFilter,
     KeyAddition,
@@ -38,9 +41,13 @@ from service.core.records import (
 REMEMBERED_SPENT = 64
 REMEMBERED_IMPORTED = 16
 KEPT_AFTER_EXPIRY = timedelta(days=1)
+ASKED_LATELY = timedelta(seconds=1)
+LONGEST_PAUSE = timedelta(hours=1)
 _NO_TROUBLE: dict[str, Any] = {"failures": 0, "last_error": None, "retry_at": None}
+_NO_REFUSALS: dict[str, Any] = {"refusals": 0, "refused_since": None}
 _FRESH_START: dict[str, Any] = {
     **_NO_TROUBLE,
+    **_NO_REFUSALS,
     "claim": None,
     "unfinished_generation": None,
     "forced_until": None,
@@ -78,13 +85,19 @@ class _Store:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A grant, and what of its row the core never sees: the last connect, digests of refresh tokens, newest first."""
+    """A grant, and what of its row the core never sees: the last connect, digests of refresh tokens, newest first.
+
+    `renew_at` is when the background looks next, `entered_at` when a person last decided about the grant.
+    """
 
     grant: Grant
     digest: str | None = None
     spent: tuple[str, ...] = ()
     imported: tuple[str, ...] = ()
     connected_by: str | None = None
+    asked_at: datetime | None = None
+    renew_at: datetime | None = None
+    entered_at: datetime | None = None
 
     def spend_for(self, digest: str | None) -> tuple[str, ...]:
         """The spent digests once *digest* takes the place of the present one."""
@@ -101,8 +114,10 @@ class MemoryGrantStore(_Store):
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self._clock = clock
+        self.clock = clock
         self._rows: dict[GrantId, _Row] = {}
+        self.free_at: dict[str, datetime] = {}
+        """The pace row of each application: when all that was claimed would be done, were it done evenly."""
         self.watch: Callable[[Grant], None] = lambda _: None
         """Told of every committed change."""
 
@@ -135,25 +150,17 @@ class MemoryGrantStore(_Store):
         force: Force | None = None,
     ) -> Grant | None:
         async with self._transaction("claim"):
-            now, row = self._clock.now(), self._rows.get(grant)
-            if row is None or row.grant.generation != generation or row.grant.state is not GrantState.CONNECTED:
+            now, row = self.clock.now(), self._rows.get(grant)
+            if row is None or row.grant.generation != generation:
                 return None
-            held = row.grant.claim
-            if held is not None and held.lease_until + takeover >= now:
+            if not _claimable(row.grant, now, fingerprint, takeover):
                 return None
-            waiting = row.grant.retry_at is not None and row.grant.retry_at > now
-            if waiting and row.grant.fingerprint == fingerprint:
-                return None
-            values: dict[str, Any] = {"claim": Claim(attempt_id, now, now + lease)}
-            if held is not None:
-                values["unfinished_generation"] = generation
-            if grant.is_company:
-                values["fingerprint"] = fingerprint
+            values: dict[str, Any] = {}
             if force is not None:
                 if row.grant.forced_until is not None and row.grant.forced_until > now:
                     return None
-                values |= {"forced_until": force.until, "forced_interval": force.interval}
-            return self._change(row, values)
+                values = {"forced_until": force.until, "forced_interval": force.interval}
+            return self._change(row, values | _claimed_values(row.grant, now, attempt_id, fingerprint, lease))
 
     async def save(
         self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
@@ -171,6 +178,7 @@ class MemoryGrantStore(_Store):
             still_unfinished = rotated and row.grant.unfinished_generation == generation
             values |= {
                 **_NO_TROUBLE,
+                **_NO_REFUSALS,
                 "claim": None,
                 "state": GrantState.CONNECTED,
                 "reason": None,
@@ -183,13 +191,14 @@ class MemoryGrantStore(_Store):
             if rotated:
                 spent = row.spend_for(tokens.refresh_digest)[:REMEMBERED_SPENT]
                 row = replace(row, digest=tokens.refresh_digest, spent=spent)
-            self._change(row, values)
+            self._change(replace(row, renew_at=tokens.due_at), values)
             return True
 
-    async def release(self, grant: GrantId, *, attempt_id: str) -> None:
+    async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:
         async with self._transaction("release"):
             if (row := self._claimed(grant, attempt_id)) is not None:
-                self._change(row, {"claim": None})
+                renew_at = self.clock.now() + REST if at_rest else row.renew_at
+                self._change(replace(row, renew_at=renew_at), {"claim": None})
 
     async def note_setback(self, grant: GrantId, *, attempt_id: str, setback: Setback) -> None:
         async with self._transaction("note_setback"):
@@ -202,7 +211,10 @@ class MemoryGrantStore(_Store):
             }
             if setback.finished:
                 values["claim"] = None
-            self._change(row, values)
+            if setback.uncoded:
+                values["refusals"] = row.grant.refusals + 1
+                values["refused_since"] = row.grant.refused_since or setback.at
+            self._change(replace(row, renew_at=row.renew_at and setback.retry_at), values)
 
     async def declare_dead(
         self, grant: GrantId, *, generation: int, attempt_id: str, reason: Reason, code: str, at: datetime
@@ -215,12 +227,15 @@ class MemoryGrantStore(_Store):
             self._change(row, {**_NO_TROUBLE, **dead, "last_error": Failure(code, at)})
             return True
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant:
+    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
         async with self._transaction("connect"):
             row = self.make_row(grant)
             if row.connected_by == attempt_id:
                 return row.grant
-            return self._replace(replace(row, connected_by=attempt_id), tokens, at, attempt_id)
+            if row.entered_at is not None and tokens.issued_at < row.entered_at - LATE_LOGIN:
+                return None
+            row = replace(row, connected_by=attempt_id, entered_at=tokens.issued_at)
+            return self._replace(row, tokens, at, attempt_id)
 
     async def import_(self, grant: GrantId, tokens: SealedTokens, *, at: datetime) -> tuple[Grant, bool]:
         async with self._transaction("import_"):
@@ -230,10 +245,12 @@ class MemoryGrantStore(_Store):
                     return self._change(row, {"fingerprint": tokens.fingerprint}), False
                 return row.grant, False
             imported = ((tokens.refresh_digest,) if tokens.refresh_digest else ()) + row.imported
-            row = replace(row, imported=imported[:REMEMBERED_IMPORTED])
+            row = replace(row, imported=imported[:REMEMBERED_IMPORTED], entered_at=at)
             return self._replace(row, tokens, at, None), row.grant.generation == 0
 
-    async def revoke(self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime) -> Grant | None:
+    async def revoke(
+        self, grant: GrantId, *, upstream: UpstreamRevocation, at: datetime, retry_at: datetime
+    ) -> Grant | None:
         async with self._transaction("revoke"):
             row = self._rows.get(grant)
             if row is None or not row.grant.exists:
@@ -248,19 +265,21 @@ class MemoryGrantStore(_Store):
                 "saved_attempt_id": None,
                 "upstream_revocation": upstream,
             }
+            if upstream is UpstreamRevocation.PENDING:
+                values |= {"retry_at": retry_at, "failures": 1}
             if upstream is UpstreamRevocation.NOT_CONFIGURED:
                 values |= {"access_sealed": None, "refresh_sealed": None}
             elif row.grant.refresh_sealed is not None:
                 values["access_sealed"] = None
-            return self._change(row, values)
+            return self._change(replace(row, entered_at=at), values)
 
-    async def finish_revocation(self, grant: GrantId, *, generation: int) -> None:
+    async def finish_revocation(self, grant: GrantId, *, generation: int, upstream: UpstreamRevocation) -> None:
         async with self._transaction("finish_revocation"):
             row = self._rows.get(grant)
-            if row is None or row.grant.generation != generation or row.grant.state is not GrantState.REVOKED:
+            if row is None or row.grant.generation != generation or not _is_untold(row.grant):
                 return
-            erased = {"access_sealed": None, "refresh_sealed": None}
-            self._change(row, {**erased, "upstream_revocation": UpstreamRevocation.REVOKED})
+            erased = {"access_sealed": None, "refresh_sealed": None, "retry_at": None, "failures": 0}
+            self._change(row, {**erased, "upstream_revocation": upstream})
 
     async def revive(self, grant: GrantId) -> Grant | None:
         async with self._transaction("revive"):
@@ -270,7 +289,8 @@ class MemoryGrantStore(_Store):
             dead, held = row.grant.state is GrantState.REAUTHORIZATION_REQUIRED, row.grant.refresh_sealed is not None
             if row.grant.state is GrantState.CONNECTED or not (grant.is_company or (dead and held)):
                 return row.grant
-            return self._change(row, {**_NO_TROUBLE, "state": GrantState.CONNECTED, "reason": None})
+            revived = {**_NO_TROUBLE, **_NO_REFUSALS, "state": GrantState.CONNECTED, "reason": None}
+            return self._change(row, revived)
 
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
         async with self._transaction("page"):
@@ -280,7 +300,7 @@ class MemoryGrantStore(_Store):
 
     def put(self, grant: Grant) -> None:
         """Plant a row as it stands, whatever was there."""
-        self._rows[grant.id] = replace(self._rows.get(grant.id) or _Row(grant), grant=grant)
+        self._rows[grant.id] = replace(self._rows.get(grant.id) or _Row(grant, renew_at=grant.due_at), grant=grant)
 
     def peek(self, grant: GrantId) -> Grant | None:
         """The row as it stands, whatever else is wrong with the store."""
@@ -309,13 +329,42 @@ class MemoryGrantStore(_Store):
             "saved_attempt_id": attempt_id,
             "upstream_revocation": None,
         }
-        return self._change(replace(row, digest=tokens.refresh_digest, spent=spent), values)
+        row = replace(row, digest=tokens.refresh_digest, spent=spent, renew_at=tokens.due_at)
+        return self._change(row, values)
+
+    def rows(self) -> Sequence[_Row]:
+        """All rows as they stand."""
+        return tuple(self._rows.values())
+
+    def write(self, row: _Row, **values: Any) -> Grant:
+        """Commit *row* with other *values* in its grant."""
+        return self._change(row, values)
 
     def _change(self, row: _Row, values: dict[str, Any]) -> Grant:
         grant = replace(row.grant, **values)
         self._rows[grant.id] = replace(row, grant=grant)
         self.watch(grant)
         return grant
+
+
+def _claimable(grant: Grant, now: datetime, fingerprint: bytes, takeover: timedelta) -> bool:
+    held = grant.claim is not None and grant.claim.lease_until + takeover >= now
+    waiting = grant.retry_at is not None and grant.retry_at > now and grant.fingerprint == fingerprint
+    return grant.state is GrantState.CONNECTED and not held and not waiting
+
+
+def _claimed_values(
+    grant: Grant, now: datetime, attempt_id: str, fingerprint: bytes, lease: timedelta
+) -> dict[str, Any]:
+    return {
+        "claim": Claim(attempt_id, now, now + lease),
+        "unfinished_generation": grant.generation if grant.claim is not None else grant.unfinished_generation,
+        "fingerprint": fingerprint if grant.id.is_company else grant.fingerprint,
+    }
+
+
+def _is_untold(grant: Grant) -> bool:
+    return grant.state is GrantState.REVOKED and grant.upstream_revocation is UpstreamRevocation.PENDING
 
 
 def _token_values(tokens: SealedTokens) -> dict[str, Any]:
@@ -352,6 +401,8 @@ def blank_grant(grant: GrantId) -> Grant:
         unfinished_generation=None,
         saved_attempt_id=None,
         failures=0,
+        refusals=0,
+        refused_since=None,
         last_error=None,
         retry_at=None,
         forced_until=None,
@@ -381,6 +432,120 @@ def _standing(grant: Grant, now: datetime) -> GrantState:
     if grant.state is GrantState.CONNECTED and grant.refresh_sealed is None and not grant.id.is_company and ended:
         return GrantState.REAUTHORIZATION_REQUIRED
     return grant.state
+
+
+class MemoryRenewalQueue(_Store):
+    """A `RenewalQueue` over the rows of *grants*, whose pace rows are there too."""
+
+    def __init__(self, grants: MemoryGrantStore) -> None:
+        super().__init__()
+        self._grants, self._clock = grants, grants.clock
+
+    async def claim_due(self, due: Due, *, attempt_id: str, lease: timedelta, takeover: timedelta) -> Sequence[Grant]:
+        async with self._transaction("claim_due"):
+            now = self._clock.now()
+            overdue: list[tuple[timedelta, _Row]] = []
+            for row in self._grants.rows():
+                if _is_forgotten(row, due, now):
+                    self._grants.write(replace(row, renew_at=None))
+            for row in self._grants.rows():
+                late = _overdue(row, due, now)
+                if late is not None and _is_renewable(row.grant, due, now, takeover):
+                    overdue.append((late, row))
+            overdue.sort(key=lambda found: found[0], reverse=True)
+            return [
+                self._grants.write(row, **_claimed_values(row.grant, now, attempt_id, due.fingerprint, lease))
+                for _, row in overdue[: self._spend_pace(due, now, len(overdue))]
+            ]
+
+    async def release_all(self, application: str, *, attempt_id: str) -> None:
+        async with self._transaction("release_all"):
+            for row in self._grants.rows():
+                claim = row.grant.claim
+                if row.grant.id.application == application and claim is not None and claim.attempt_id == attempt_id:
+                    self._grants.write(row, claim=None)
+
+    async def note_asked(self, grants: Sequence[GrantId], *, at: datetime) -> None:
+        async with self._transaction("note_asked"):
+            for row in self._grants.rows():
+                if row.grant.id not in grants or row.grant.state is not GrantState.CONNECTED:
+                    continue
+                asked_at = row.asked_at
+                if asked_at is None or asked_at < at - ASKED_LATELY or row.renew_at is None:
+                    renew_at = row.renew_at or row.grant.due_at or at
+                    self._grants.write(replace(row, asked_at=max(asked_at or at, at), renew_at=renew_at))
+
+    async def others_succeeded(self, grant: GrantId, *, since: datetime) -> bool:
+        async with self._transaction("others_succeeded"):
+            others = (row.grant for row in self._grants.rows() if row.grant.id.application == grant.application)
+            return any(
+                other.id != grant
+                and not other.id.is_company
+                and other.state is GrantState.CONNECTED
+                and other.refresh_sealed is not None
+                and other.saved_attempt_id is not None
+                and other.renewed_at is not None
+                and other.renewed_at > since
+                for other in others
+            )
+
+    async def claim_revocations(self, *, limit: int, pause: timedelta) -> Sequence[Grant]:
+        async with self._transaction("claim_revocations"):
+            now = self._clock.now()
+            untold = [
+                row for row in self._grants.rows() if _is_untold(row.grant) and (row.grant.retry_at or now) <= now
+            ]
+            untold.sort(key=lambda row: row.grant.retry_at or datetime.min.replace(tzinfo=now.tzinfo))
+            return [
+                self._grants.write(
+                    row,
+                    retry_at=now + min(pause * 2 ** min(row.grant.failures, 20), LONGEST_PAUSE),
+                    failures=row.grant.failures + 1,
+                )
+                for row in untold[:limit]
+            ]
+
+    def _spend_pace(self, due: Due, now: datetime, wanted: int) -> int:
+        interval = timedelta(microseconds=int(1_000_000 / due.per_second) or 1)
+        saved_up = now - max(timedelta(seconds=1), interval)
+        free_at = min(now, self._grants.free_at.get(due.application, saved_up))
+        self._grants.free_at[due.application] = free_at
+        idle_since = max(saved_up, free_at)
+        spent = min(wanted, due.limit, (now - idle_since) // interval)
+        if spent:
+            self._grants.free_at[due.application] = idle_since + spent * interval
+        return spent
+
+
+def _overdue(row: _Row, due: Due, now: datetime) -> timedelta | None:
+    """For how long *row* has been due, one way or the other; None when it is not."""
+    found = []
+    if row.renew_at is not None and row.renew_at <= now and _was_asked_for(row, due):
+        found.append(now - row.renew_at)
+    renewed_at, can_end = row.grant.renewed_at, row.grant.refresh_sealed is not None and not row.grant.id.is_company
+    rests = row.renew_at is not None and row.renew_at > now
+    if can_end and not rests and renewed_at is not None and renewed_at <= due.idle_since:
+        found.append(due.idle_since - renewed_at)
+    return max(found, default=None)
+
+
+def _was_asked_for(row: _Row, due: Due) -> bool:
+    return due.active_since is not None and row.asked_at is not None and row.asked_at >= due.active_since
+
+
+def _is_forgotten(row: _Row, due: Due, now: datetime) -> bool:
+    listed = row.renew_at is not None and row.renew_at <= now and row.grant.state is GrantState.CONNECTED
+    mine = row.grant.id.application == due.application
+    return mine and listed and due.active_since is not None and not _was_asked_for(row, due)
+
+
+def _is_renewable(grant: Grant, due: Due, now: datetime, takeover: timedelta) -> bool:
+    if grant.id.application != due.application or grant.id.type is not due.grant_type:
+        return False
+    if grant.id.is_company:
+        return _claimable(grant, now, due.fingerprint, timedelta())
+    holds_what_is_asked_for = grant.refresh_sealed is not None and grant.fingerprint == due.fingerprint
+    return holds_what_is_asked_for and _claimable(grant, now, due.fingerprint, takeover)
 
 
 class MemoryAuthorizationStore(_Store):

@@ -1,27 +1,35 @@
 """The core as `service.container` builds it, over stores in memory: as many replicas of it as a test likes."""
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
+from service.core.assembly import Core, Ports, assemble
 from service.core.authorization import Authorization
-from service.core.breaker import Breaker
-from service.core.broker import Handout, TokenBroker
+from service.core.broker import Handout
 from service.core.clock import Clock
 from service.core.directory import Directory
-from service.core.exchange import CodeExchange
-from service.core.local_cache import LocalCache
-from service.core.model import COMPANY, AccessToken, Application, Grant, GrantId, GrantType
+from service.core.model import (
+    COMPANY,
+    AccessToken,
+    Application,
+    Grant,
+    GrantId,
+    GrantType,
+    TokenAnswer,
+    WaitingAnswer,
+)
 from service.core.policy import Policy
-from service.core.redemption import Redeemer
-from service.core.renewal import Renewer
-from service.core.revalidation import Confirmer
-from service.core.revocation import Revoker
-from service.core.saving import Saver
-from service.core.skew import ClockSkew
 from service.core.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
-from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore
+from tests.support.memory_stores import (
+    MemoryAuthorizationStore,
+    MemoryDirectoryStore,
+    MemoryGrantStore,
+    MemoryRenewalQueue,
+)
+from tests.support.mortal import Life
 from tests.support.virtual_time import VirtualClock
 
 ALICE = GrantId("versature", "alice")
@@ -59,19 +67,17 @@ COMPANYS = application("company", GrantType.CLIENT_CREDENTIALS)
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(Core):
     """One process, as far as the core goes."""
 
-    broker: TokenBroker
-    renewer: Renewer
-    saver: Saver
-    breaker: Breaker
-    exchange: CodeExchange
     directory: Directory
     authorization: Authorization
-    local: LocalCache
-    vault: Vault
-    escrow: MemoryEscrow
+    spool: MemoryEscrow
+    life: Life
+
+    def die(self) -> None:
+        """As by kill -9: whatever it was doing, it never goes on."""
+        self.life.over = True
 
     async def ask(
         self, grant: GrantId = ALICE, app: Application = VERSATURE, min_ttl: timedelta | None = None
@@ -96,40 +102,61 @@ class House:
     rows: MemoryDirectoryStore = field(init=False, default_factory=MemoryDirectoryStore)
     keyring: MemoryKeyring = field(init=False, default_factory=MemoryKeyring)
     shared: MemoryTokenCache = field(init=False)
+    copy: MemoryEscrow = field(init=False, default_factory=MemoryEscrow)
+    queue: MemoryRenewalQueue = field(init=False)
+    lost: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.server = FakeAuthorizationServer(self.clock, rotation=self.rotation)
         self.grants = MemoryGrantStore(self.clock)
+        self.queue = MemoryRenewalQueue(self.grants)
         self.requests = MemoryAuthorizationStore(self.grants)
         self.shared = MemoryTokenCache(self.clock)
 
     def replica(
-        self, *, settings: Application | None = None, admin_key: str | None = None, clock: Clock | None = None
+        self,
+        *,
+        settings: Application | None = None,
+        admin_key: str | None = None,
+        clock: Clock | None = None,
+        spool: MemoryEscrow | None = None,
     ) -> Replica:
-        """A fresh process; *settings* is the application that its settings define, *clock* its own idea of time."""
-        policy, grants, server, shared = self.policy, self.grants, self.server, self.shared
-        clock = clock or self.clock
-        vault, local, escrow = Vault(self.keyring, policy, lambda: self.jitter), LocalCache(), MemoryEscrow()
-        breaker = Breaker(clock, policy)
-        revoker = Revoker(grants, server, vault, shared, local, clock)
-        saver = Saver(grants, vault, escrow, shared, local, revoker, clock, policy)
-        redeemer = Redeemer(grants, server, vault, saver, breaker, clock, policy, lambda: self.jitter)
-        renewer = Renewer(grants, redeemer, vault, shared, breaker, ClockSkew(), clock, policy, lambda: self.jitter)
-        exchange = CodeExchange(grants, self.requests, server, vault, self.keyring, local, clock, policy)
-        directory = Directory(self.rows, clock, policy, default_application=settings, admin_key=admin_key)
-        authorization = Authorization(
-            self.requests,
+        """A fresh process; *settings* is the application that its settings define, *clock* its own idea of time.
+
+        *spool* is the disk it starts on: a new one, or that of a process which died there.
+        """
+        clock, spool, life = clock or self.clock, spool or MemoryEscrow(), Life()
+        ports = Ports(
+            grants=life.line_to(self.grants),
+            queue=life.line_to(self.queue),
+            requests=life.line_to(self.requests),
+            server=life.line_to(self.server),
+            keyring=self.keyring,
+            shared=life.line_to(self.shared),
+            spool=life.line_to(spool),
+            copy=life.line_to(self.copy),
+        )
+        directory = Directory(self.rows, clock, self.policy, default_application=settings, admin_key=admin_key)
+        core = assemble(
+            ports,
             directory,
-            exchange,
+            clock,
+            self.policy,
+            lambda: self.jitter,
+            count_lost=lambda application: self.lost.update([application]),
+        )
+        authorization = Authorization(
+            ports.requests,
+            directory,
+            core.exchange,
             self.keyring,
             clock,
-            policy,
+            self.policy,
             redirect_uri=REDIRECT_URI,
             return_origins=["https://crm.example"],
         )
-        confirmer = Confirmer(grants, clock)
-        broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, confirmer, clock, policy)
-        return Replica(broker, renewer, saver, breaker, exchange, directory, authorization, local, vault, escrow)
+        parts = {part.name: getattr(core, part.name) for part in fields(core)}
+        return Replica(**parts, directory=directory, authorization=authorization, spool=spool, life=life)
 
     async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
         """Give *grant* the tokens of a login made elsewhere; returns its refresh token."""
@@ -143,6 +170,25 @@ class House:
             scope="Office Manager",
         )
         return refresh_token
+
+    def answer(
+        self,
+        grant: GrantId = ALICE,
+        *,
+        generation: int = 1,
+        attempt_id: str = "an attempt",
+        ticket_digest: bytes | None = None,
+    ) -> WaitingAnswer:
+        """What a renewal of *generation*, or a login, has just brought; the provider knows its refresh token."""
+        now, vault = self.clock.now(), Vault(self.keyring, self.policy, lambda: self.jitter)
+        refresh_token = self.server.log_in()
+        brought = TokenAnswer(f"access-beside-{refresh_token}", refresh_token, "Office Manager", HOUR, now)
+        access = vault.date(brought, generation=generation + 1, scope=brought.scope)
+        tokens = vault.seal(
+            grant, VERSATURE, access=access, refresh_token=refresh_token, scope=brought.scope, at=brought.sent_at
+        )
+        row = self.grants.peek(grant)
+        return WaitingAnswer(grant, generation, attempt_id, now, tokens, row.issued_at if row else None, ticket_digest)
 
     async def row(self, grant: GrantId = ALICE) -> Grant:
         """The row as it stands."""

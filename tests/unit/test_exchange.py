@@ -66,23 +66,46 @@ async def test_a_browser_that_goes_away_does_not_stop_the_exchange(house: House,
 
 
 async def test_an_answer_waits_for_the_database_as_long_as_it_takes(house: House, replica: Replica) -> None:
+    """The person has done enough once it is safe in escrow."""
     silence = house.server.fall_silent()
     browser = asyncio.create_task(redeem(house, replica))
     await silence.arrived.wait()
     house.grants.away = True
     silence.release()
-    with pytest.raises(StoreUnavailable):
-        await browser
+    await browser
+    assert [entry.grant for entry in replica.spool.kept.values()] == [ALICE]
     await asyncio.sleep(600)
     house.grants.away = False
-    assert await replica.exchange.drain(LONG) == 0
+    assert await replica.saver.drain(LONG) == 0
+    assert replica.spool.kept == {}
     assert (await house.stored())[1] in house.server.good
     assert house.server.count("code") == 1
+
+
+async def test_an_answer_that_no_escrow_takes_keeps_the_browser_waiting(house: House, replica: Replica) -> None:
+    replica.spool.away = house.copy.away = house.grants.away = True
+    with pytest.raises(StoreUnavailable):
+        await redeem(house, replica)
+    house.grants.away = False
+    assert await replica.exchange.drain(LONG) == 0
+    assert (await house.row()).generation == 1
+
+
+async def test_an_answer_in_escrow_outlives_its_process(house: House, replica: Replica) -> None:
+    house.grants.away = True
+    await redeem(house, replica)
+    replica.die()
+    heir = house.replica(spool=replica.spool)
+    house.grants.away = False
+    await heir.recovery.replay()
+    assert (await house.stored())[1] in house.server.good
+    assert (replica.spool.kept, house.copy.kept) == ({}, {})
 
 
 async def test_a_commit_whose_answer_was_lost_counts_once(house: House, replica: Replica) -> None:
     house.grants.mute.add("connect")
     await redeem(house, replica)
+    assert await replica.saver.drain(LONG) == 0
     assert house.grants.calls["connect"] == 2
     assert (await house.row()).generation == 1
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.core.broker import Handout
-from service.core.errors import BrokerError, ReauthorizationRequired
+from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable
 from service.core.lifetimes import is_usable
 from service.core.model import Grant, GrantState, TokenAnswer
 from service.core.records import AuthorizationRequest
@@ -66,7 +66,7 @@ class LifeOfAGrant(RuleBasedStateMachine):
         self.vault = Vault(self.house.keyring, self.house.policy, lambda: 0.0)
         self.generation = 0
         self.revoked_at: datetime | None = None
-        self.silences: list[Silence] = []
+        self.silences: list[tuple[int, Silence]] = []
         self.asking: list[asyncio.Task[None]] = []
         self.imported: list[str] = []
 
@@ -209,7 +209,7 @@ class LifeOfAGrant(RuleBasedStateMachine):
             server.speak()
             server.acts_late = False
             if silence.arrived.is_set():
-                self.silences.append(silence)
+                self.silences.append((who, silence))
                 await asyncio.sleep(seconds)
                 await self.judge(self.replicas[1 - who].ask(ALICE, REVOCABLE))
 
@@ -221,17 +221,31 @@ class LifeOfAGrant(RuleBasedStateMachine):
     @precondition(lambda self: self.silences)
     @rule(which=st.integers(min_value=0))
     def the_paused_process_goes_on(self, which: int) -> None:
-        self.silences.pop(which % len(self.silences)).release()
+        self.silences.pop(which % len(self.silences))[1].release()
         self.run(asyncio.sleep(0.5))
 
     @rule(who=either)
     def a_process_dies(self, who: int) -> None:
-        """Whatever it was doing it never ends."""
-        self.replicas[who] = self.house.replica()
+        """Whatever it was doing it never ends; another starts on the same disk."""
+        dead = self.replicas[who]
+        dead.die()
+        self.silences = [(whose, silence) for whose, silence in self.silences if whose != who]
+        self.replicas[who] = self.house.replica(spool=dead.spool)
+        self.run(self.replay())
 
-    @rule(who=either, before=spells, steps=st.integers(0, 12), seconds=st.sampled_from([0.05, 2.0, 20.0]))
+    async def replay(self) -> None:
+        """What every process does by itself now and then."""
+        for replica in self.replicas:
+            try:
+                await replica.recovery.replay()
+            except StoreUnavailable:
+                return
+
+    @rule(
+        who=either, before=spells, steps=st.integers(0, 12), seconds=st.sampled_from([0.05, 2.0, 20.0, 130.0, 4000.0])
+    )
     def the_database_goes_away_for_a_while(self, who: int, before: float, steps: int, seconds: float) -> None:
-        """In the midst of whatever comes; for less than a lease, since no escrow helps the others yet."""
+        """In the midst of whatever comes."""
 
         async def outage() -> None:
             await asyncio.sleep(before)
@@ -243,23 +257,33 @@ class LifeOfAGrant(RuleBasedStateMachine):
                 await asyncio.sleep(seconds / 2)
                 await self.judge(self.replicas[1 - who].ask(ALICE, REVOCABLE))
             self.house.grants.away = False
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2.5)
+            await self.replay()
             await asking
 
         self.run(outage())
 
-    @precondition(lambda self: not self.silences)
-    @rule(who=either, spells=st.lists(st.sampled_from([2.0, 61.0, 94.0, 100.0]), min_size=1, max_size=3))
-    def the_database_takes_no_answers_for_long(self, who: int, spells: list[float]) -> None:
-        """As when its disk is full. Nobody but the process that holds the answer is asked, for the same reason."""
+    @rule(
+        who=either,
+        spells=st.lists(st.sampled_from([2.0, 61.0, 94.0, 100.0]), min_size=1, max_size=3),
+        dies=st.booleans(),
+    )
+    def the_database_takes_no_answers_for_long(self, who: int, spells: list[float], dies: bool) -> None:
+        """As when its disk is full. Whoever holds an answer may be gone before there is room for it."""
 
         async def outage() -> None:
-            self.house.grants.away_for = {"save"}
+            self.house.grants.away_for = {"save", "connect"}
             for seconds in spells:
                 await asyncio.sleep(seconds)
                 await self.judge(self.replicas[who].ask(ALICE, REVOCABLE))
+                await self.judge(self.replicas[1 - who].ask(ALICE, REVOCABLE))
+            if dies:
+                self.replicas[who].die()
+                self.silences = [(whose, silence) for whose, silence in self.silences if whose != who]
+                self.replicas[who] = self.house.replica(spool=self.replicas[who].spool)
             self.house.grants.away_for = set()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2.5)
+            await self.replay()
 
         self.run(outage())
 
@@ -304,7 +328,7 @@ class LifeOfAGrant(RuleBasedStateMachine):
     async def when_all_is_well_again(self) -> None:
         """Every pause is over, every token has ended, every wait is behind."""
         self.house.server.forget_script()
-        for silence in self.silences:
+        for _, silence in self.silences:
             silence.release()
         await asyncio.sleep(2 * 3600)
         self.no_answer_that_arrived_is_dropped()

@@ -46,14 +46,16 @@ async def test_an_answer_while_the_database_is_away_is_published_and_saved_later
     token = (await asking).token
     assert house.clock.monotonic() - answered_at == pytest.approx(0.1)
     assert {(await other).token for other in others} == {token}
-    [(grant, generation, attempt_id, sealed)] = replica.escrow.kept
-    assert (grant, generation, sealed.access_expires_at) == (ALICE, 1, token.expires_at)
+    [entry] = replica.spool.kept.values()
+    assert (entry.grant, entry.generation) == (ALICE, 1)
+    assert list(house.copy.kept.values()) == [entry]
     await asyncio.sleep(600)
     assert (await replica.ask()).token == token
     house.grants.away = False
     assert await replica.saver.drain(HOUR) == 0
     row = await house.row()
-    assert (row.generation, row.saved_attempt_id, row.claim) == (2, attempt_id, None)
+    assert (row.generation, row.saved_attempt_id, row.claim) == (2, entry.attempt_id, None)
+    assert (replica.spool.kept, house.copy.kept) == ({}, {})
     assert (await house.stored())[1] in house.server.good
     assert (await house.replica().ask()).token == token
     assert house.server.count("refresh") == 1
@@ -241,11 +243,11 @@ async def test_shutdown_waits_for_unsaved_answers_and_counts_what_is_left(house:
     house.grants.away_for = {"save"}
     silence.release()
     assert (await asking).source is Source.STALE
-    assert replica.saver.pending(ALICE)
+    assert replica.custody.holds(ALICE)
     assert await replica.saver.drain(timedelta(seconds=10)) == 1
     house.grants.away_for = set()
     assert await replica.saver.drain(timedelta(seconds=10)) == 0
-    assert not replica.saver.pending(ALICE)
+    assert not replica.custody.holds(ALICE)
 
 
 async def test_what_is_published_is_what_was_saved_and_reaches_the_shared_cache(house: House, replica: Replica) -> None:
@@ -254,4 +256,4 @@ async def test_what_is_published_is_what_was_saved_and_reaches_the_shared_cache(
     token = (await asking).token
     assert (await house.stored())[0] == token
     assert await house.shared_token() == token
-    assert replica.escrow.kept == []
+    assert replica.spool.kept == {}

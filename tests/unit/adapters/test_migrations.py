@@ -1,4 +1,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,17 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
+from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.errors import StoreUnavailable
-from service.core.model import GrantType
+from service.core.model import GrantId, GrantType
+from service.core.records import Due
 from tests.contract.databases import opened, out_of_reach, sqlite_url
-from tests.contract.samples import ALICE, T0, application, caller, key, request, tokens
+from tests.contract.samples import ALICE, FINGERPRINT, T0, application, caller, key, request, tokens
 from tests.support.clock import FakeClock
 
+IDLE = Due(
+    "versature", GrantType.AUTHORIZATION_CODE, FINGERPRINT, active_since=None, idle_since=T0, limit=1, per_second=1
+)
 EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][1:]
 """Every schema before the newest, latest first."""
 
@@ -38,12 +45,14 @@ async def move(database: Database, direction: Callable[..., None], revision: str
 async def fill(database: Database) -> None:
     """At least one row in every table, as this version writes them."""
     grants, requests, directory = SqlGrantStore(database), SqlAuthorizationStore(database), SqlDirectoryStore(database)
-    await grants.connect(ALICE, tokens("a1", "r1"), at=T0, attempt_id="login")
+    await grants.connect(ALICE, tokens("a1", "r1", at=T0 - timedelta(hours=2)), at=T0, attempt_id="login")
     await requests.add(request())
     await requests.start(b"ticket", state_digest=b"state", cookie_digest=b"cookie", sealed_verifier=b"v", at=T0)
     await directory.add_application(application("acme"))
     await directory.set_default(GrantType.AUTHORIZATION_CODE, "acme")
     await directory.add_caller(caller("crm"), key("k1", "crm"))
+    await SqlRenewalQueue(database).claim_due(IDLE, attempt_id="mine", lease=timedelta(0), takeover=timedelta(0))
+    await grants.release(ALICE, attempt_id="mine")
 
 
 async def contents(database: Database) -> tuple[object, ...]:
@@ -94,6 +103,31 @@ async def test_full_tables_go_down_step_by_step_and_come_up_again_usable(databas
     assert {name for name, rows in emptied.items() if rows} == {"directory_version"}
     await fill(database)
     assert await contents(database) == filled
+
+
+async def test_rows_of_the_version_before_are_taken_over_and_still_made_beside_this_one(database: Database) -> None:
+    await migrate(database)
+    await move(database, command.downgrade, "0001")
+    old = text(
+        "INSERT INTO grants (application, user, state, generation, fingerprint, refresh_sealed, spent_digests, "
+        "imported_digests, failures, due_at, renewed_at) "
+        "VALUES ('versature', :user, 'connected', 1, :f, 'r', '', '', 0, 1, 1)"
+    )
+    async with database.write() as connection:
+        await connection.execute(old, {"user": "before", "f": FINGERPRINT})
+    await migrate(database)
+    async with database.write() as connection:
+        await connection.execute(old, {"user": "beside", "f": FINGERPRINT})
+    for user in ("before", "beside"):
+        grant = await SqlGrantStore(database).get(GrantId("versature", user))
+        assert grant is not None
+        assert (grant.refusals, grant.refused_since) == (0, None)
+    queue = SqlRenewalQueue(database)
+    active = replace(IDLE, active_since=T0, idle_since=T0 - timedelta(days=30_000))
+    assert not await queue.claim_due(active, attempt_id="a", lease=timedelta(0), takeover=timedelta(0))
+    await queue.note_asked([GrantId("versature", "before")], at=T0)
+    (claimed,) = await queue.claim_due(active, attempt_id="a", lease=timedelta(0), takeover=timedelta(0))
+    assert claimed.id.user == "before"
 
 
 async def test_a_migration_that_fails_midway_leaves_nothing(database: Database) -> None:

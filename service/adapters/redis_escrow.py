@@ -1,0 +1,159 @@
+"""Escrow in Redis: the second copy, for when the disk of the process that kept an answer is out of reach."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from service.core.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.model import GrantId
+from service.core.ports import EscrowUnavailable
+from service.core.records import EscrowEntry
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(milliseconds=50)
+CONNECT_TIMEOUT = timedelta(milliseconds=250)
+TURN_TIMEOUT = timedelta(milliseconds=500)
+"""How long to wait for a connection: when the database goes away, many answers come to be kept at once."""
+CONNECTIONS = 10
+BATCH = 200
+
+INDEX = "token-broker:escrow"
+# A set of all grants' digests, and per grant a hash of attempts to envelopes. The index is written first and taken
+# away last: should a script break off, an index entry without hash is healed, a hash without one would not be found.
+_PUT = """
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+"""
+_REMOVE = """
+if ARGV[2] then redis.call('HDEL', KEYS[2], ARGV[2]) end
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[1], ARGV[1]) end
+"""
+
+T = TypeVar("T")
+Found = Mapping[bytes, bytes] | Exception
+
+
+class RedisEscrow:
+    """An `Escrow` in Redis, without expiry. It never tries twice: whoever keeps an answer does."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis(
+            connection_pool=BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=TURN_TIMEOUT.total_seconds(),
+                socket_timeout=TIMEOUT.total_seconds(),
+                socket_connect_timeout=CONNECT_TIMEOUT.total_seconds(),
+                retry=Retry(NoBackoff(), 0),
+            )
+        )
+        self._put = self._redis.register_script(_PUT)
+        self._remove = self._redis.register_script(_REMOVE)
+        self._complained: frozenset[bytes] = frozenset()
+
+    async def put(self, entry: EscrowEntry) -> None:
+        try:
+            envelope = to_bytes(entry)
+        except ValueError:
+            raise EscrowUnavailable("the entry cannot be written down") from None
+        name = _name(entry.grant)
+        arguments = [name, entry.attempt_id.encode(), envelope]
+        await _asked(lambda: self._put(keys=[INDEX, _key(name)], args=arguments))
+
+    async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
+        name = _name(grant)
+        found = await _asked(lambda: cast(Awaitable[Mapping[bytes, bytes]], self._redis.hgetall(_key(name))))
+        entries, unreadable = _read(name, found)
+        if unreadable:
+            raise EscrowUnavailable("an entry in Redis cannot be read")
+        return oldest_first(entries)
+
+    async def entries(self) -> Sequence[EscrowEntry]:
+        names = await _asked(self._indexed)
+        found: list[EscrowEntry] = []
+        unreadable: set[bytes] = set()
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            hashes = await _asked(partial(self._fetch, batch))
+            for name, content in zip(batch, hashes, strict=True):
+                if content == {}:
+                    await self._settle(name)
+                entries, odd = _read(name, content)
+                found += entries
+                unreadable |= odd
+        self._complain(frozenset(unreadable))
+        return oldest_first(found)
+
+    async def remove(self, entry: EscrowEntry) -> None:
+        attempt = entry.attempt_id.encode("utf-8", "surrogatepass")
+        await self._settle(_name(entry.grant), attempt)
+
+    async def close(self) -> None:
+        await self._redis.aclose(close_connection_pool=True)
+
+    async def _indexed(self) -> list[bytes]:
+        """All digests, in answers each of which is small enough for the timeout, however many wait."""
+        return sorted({name async for name in self._redis.sscan_iter(INDEX, count=BATCH)})
+
+    async def _fetch(self, names: Sequence[bytes]) -> Sequence[Found]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(_key(name))
+        return await pipeline.execute(raise_on_error=False)
+
+    async def _settle(self, name: bytes, *attempts: bytes) -> None:
+        """Take *attempts* of one grant away, and its place in the index if nothing remains."""
+        await _asked(lambda: self._remove(keys=[INDEX, _key(name)], args=[name, *attempts]))
+
+    def _complain(self, unreadable: frozenset[bytes]) -> None:
+        for name in sorted(unreadable - self._complained):
+            log.error("an escrow entry in Redis cannot be read", extra={"key": _key(name).decode(errors="replace")})
+        self._complained = unreadable
+
+
+async def _asked(operation: Callable[[], Awaitable[T]]) -> T:
+    """What Redis answers.
+
+    Raises:
+        EscrowUnavailable: it does not, or refuses; the message names the kind of failure and nothing else.
+    """
+    try:
+        return await operation()
+    except (RedisError, OSError) as failure:
+        kind = type(failure).__name__
+    raise EscrowUnavailable(f"Redis failed: {kind}")
+
+
+def _name(grant: GrantId) -> bytes:
+    return digest(grant).encode()
+
+
+def _key(name: bytes) -> bytes:
+    return b"%s:%s" % (INDEX.encode(), name)
+
+
+def _read(name: bytes, found: Found) -> tuple[list[EscrowEntry], set[bytes]]:
+    """The entries of the grant called *name*, and its name again if something lies there that is none."""
+    if isinstance(found, Exception):
+        if isinstance(found, ResponseError) and str(found).startswith("WRONGTYPE"):
+            return [], {name}
+        raise EscrowUnavailable(f"Redis failed: {type(found).__name__}")
+    read = [_entry(name, attempt, envelope) for attempt, envelope in found.items()]
+    return [entry for entry in read if entry is not None], {name} if None in read else set()
+
+
+def _entry(name: bytes, attempt: bytes, envelope: bytes) -> EscrowEntry | None:
+    """The entry, unless it is garbled or somebody else's."""
+    try:
+        entry = from_bytes(envelope)
+    except ValueError:
+        return None
+    return entry if (_name(entry.grant), entry.attempt_id.encode()) == (name, attempt) else None

@@ -1,0 +1,124 @@
+"""Puts the core together: who works with whom, over whatever ports it is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.core.background import BackgroundRenewer
+from service.core.breaker import Breaker
+from service.core.broker import TokenBroker
+from service.core.clock import Clock
+from service.core.custody import Custody
+from service.core.directory import Directory
+from service.core.errands import Errands
+from service.core.exchange import CodeExchange
+from service.core.interest import Interest
+from service.core.local_cache import LocalCache
+from service.core.policy import Policy
+from service.core.ports import (
+    AuthorizationServer,
+    AuthorizationStore,
+    Escrow,
+    GrantStore,
+    Keyring,
+    RenewalQueue,
+    TokenCache,
+)
+from service.core.recovery import Recovery
+from service.core.redemption import Redeemer
+from service.core.refusals import RefusalGuard
+from service.core.renewal import Renewer
+from service.core.revalidation import Confirmer, Revalidator
+from service.core.revocation import Revoker
+from service.core.saving import Saver
+from service.core.skew import ClockSkew
+from service.core.steps import Witness, nobody
+from service.core.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The core's way out; `copy` is None where there is no second escrow."""
+
+    grants: GrantStore
+    queue: RenewalQueue
+    requests: AuthorizationStore
+    server: AuthorizationServer
+    keyring: Keyring
+    shared: TokenCache
+    spool: Escrow
+    copy: Escrow | None
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """One process's worth of it."""
+
+    broker: TokenBroker
+    renewer: Renewer
+    saver: Saver
+    breaker: Breaker
+    exchange: CodeExchange
+    local: LocalCache
+    vault: Vault
+    custody: Custody
+    recovery: Recovery
+    revoker: Revoker
+    revalidator: Revalidator
+    errands: Errands
+    background: BackgroundRenewer
+
+
+def assemble(
+    ports: Ports,
+    directory: Directory,
+    clock: Clock,
+    policy: Policy,
+    jitter: Callable[[], float],
+    *,
+    skew: ClockSkew | None = None,
+    count_lost: Callable[[str], None] = lambda _application: None,
+    witness: Witness = nobody,
+) -> Core:
+    """Everything that renews, saves and hands out. *count_lost* is told the application of every grant lost by us."""
+    grants, queue, server, shared = ports.grants, ports.queue, ports.server, ports.shared
+    vault = Vault(ports.keyring, policy, jitter)
+    local, breaker, guard, errands = LocalCache(), Breaker(clock, policy), RefusalGuard(), Errands(clock)
+    revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
+    custody = Custody(ports.spool, ports.copy, vault, witness)
+    saver = Saver(grants, ports.requests, vault, custody, shared, local, revoker, clock, policy, witness)
+    recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, witness)
+    redeemer = Redeemer(
+        grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, count_lost, witness
+    )
+    renewer = Renewer(
+        grants,
+        redeemer,
+        vault,
+        shared,
+        recovery,
+        errands,
+        breaker,
+        skew or ClockSkew(),
+        clock,
+        policy,
+        jitter,
+        witness,
+    )
+    interest = Interest(queue, clock, policy)
+    return Core(
+        broker=TokenBroker(
+            grants, renewer, saver, revoker, vault, shared, local, Confirmer(grants, clock), interest, clock, policy
+        ),
+        renewer=renewer,
+        saver=saver,
+        breaker=breaker,
+        exchange=CodeExchange(server, vault, ports.keyring, saver, guard, clock, policy, witness),
+        local=local,
+        vault=vault,
+        custody=custody,
+        recovery=recovery,
+        revoker=revoker,
+        revalidator=Revalidator(grants, directory, local, clock),
+        errands=errands,
+        background=BackgroundRenewer(queue, renewer, directory, breaker, interest, errands, clock, policy),
+    )

@@ -1,0 +1,81 @@
+"""Renews before anybody has to wait: what callers use, and what would otherwise end unused."""
+
+import asyncio
+import secrets
+from datetime import timedelta
+
+from service.core import digests
+from service.core.breaker import Breaker
+from service.core.clock import Clock
+from service.core.directory import Directory
+from service.core.errands import Errands
+from service.core.errors import StoreUnavailable
+from service.core.interest import Interest
+from service.core.model import AccessToken, Application, GrantType
+from service.core.policy import Policy
+from service.core.ports import RenewalQueue
+from service.core.records import Due
+from service.core.renewal import Renewer
+
+
+class BackgroundRenewer:
+    """Claims due grants in batches and flies them; every replica does, and no grant is claimed twice."""
+
+    def __init__(
+        self,
+        queue: RenewalQueue,
+        renewer: Renewer,
+        directory: Directory,
+        breaker: Breaker,
+        interest: Interest,
+        errands: Errands,
+        clock: Clock,
+        policy: Policy,
+    ) -> None:
+        self._queue, self._renewer, self._directory, self._breaker = queue, renewer, directory, breaker
+        self._interest, self._errands, self._clock, self._policy = interest, errands, clock, policy
+        self._flights: set[asyncio.Task[AccessToken]] = set()
+
+    async def tick(self) -> None:
+        """Note who was asked for, then claim as much as the pace and this process's share allow.
+
+        Raises:
+            StoreUnavailable: the database cannot be asked; the next tick goes on.
+        """
+        await self._interest.flush()
+        for application in self._directory.applications:
+            for grant_type in sorted(application.grant_types):
+                if (room := self._room(application, grant_type)) > 0:
+                    await self._claim(application, grant_type, room)
+
+    def _room(self, application: Application, grant_type: GrantType) -> int:
+        """How many more flights may start; while the application is in trouble just the one that probes it."""
+        free, passing = (
+            self._policy.background_at_once - len(self._flights),
+            self._breaker.room(application, grant_type),
+        )
+        return free if passing is None else min(free, passing)
+
+    async def _claim(self, application: Application, grant_type: GrantType, limit: int) -> None:
+        now, began, attempt_id = self._clock.now(), self._clock.monotonic(), secrets.token_hex(16)
+        active = self._policy.renew_active
+        due = Due(
+            application=application.name,
+            grant_type=grant_type,
+            fingerprint=digests.fingerprint(application),
+            active_since=now - active if active > timedelta(0) else None,
+            idle_since=now - self._policy.keep_alive,
+            limit=limit,
+            per_second=self._policy.renew_per_second,
+        )
+        try:
+            claimed = await self._queue.claim_due(
+                due, attempt_id=attempt_id, lease=self._policy.lease, takeover=self._policy.takeover
+            )
+        except StoreUnavailable:
+            self._errands.run_twice("claims", lambda: self._queue.release_all(application.name, attempt_id=attempt_id))
+            raise
+        for grant in claimed:
+            task = self._renewer.fly_claimed(application, grant, began)
+            self._flights.add(task)
+            task.add_done_callback(self._flights.discard)

@@ -1,0 +1,22 @@
+"""Work that comes round again and again, whatever happened the last time."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from service.core.clock import Clock
+from service.core.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+
+async def every(period: timedelta, work: Callable[[], Awaitable[object]], clock: Clock, what: str) -> None:
+    """Do *work* after each *period* until cancelled. *what* it is goes to the log when it fails."""
+    while True:
+        await clock.sleep(period)
+        try:
+            await work()
+        except (StoreUnavailable, TimeoutError):
+            log.warning("periodic work was left out: the database is away", extra={"what": what})
+        except Exception:
+            log.exception("periodic work crashed", extra={"what": what})
