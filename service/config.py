@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, Validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.core.administration import KEY_PREFIX, Registration
+from service.core.administration import KEY_PREFIX
 from service.core.model import GrantType, SealingKey
 from service.core.policy import Policy
+from service.core.registration import Registration
 from service.forms import (
     check_database_url,
     check_redis_url,
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     broker_backoff_initial_seconds: Seconds = 1
     broker_backoff_max_seconds: Annotated[Seconds, Field(validate_default=True)] = 300
     broker_refresh_token_days: Annotated[float, Field(gt=0, le=3650)] = 90
+    broker_caller_requests_per_second: Annotated[float, Field(ge=0, le=1_000_000)] = 0
     broker_escrow_dir: Path = Path("token-broker-escrow")
     broker_keepalive_days: Annotated[float, Field(gt=0, le=3650)] = 80
     broker_renew_active_hours: Annotated[float, Field(ge=0, le=87_600)] = 24

@@ -23,7 +23,7 @@ from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoTokenCache
-from service.core.administration import Administration, seal_registration
+from service.core.administration import Administration
 from service.core.assembly import Core, Ports, assemble
 from service.core.authorization import Authorization
 from service.core.clock import Clock, SystemClock
@@ -33,6 +33,8 @@ from service.core.health import Check, Health, Readiness
 from service.core.periodic import every
 from service.core.policy import Policy
 from service.core.ports import GrantStore
+from service.core.rate_limit import RateLimiter
+from service.core.registration import seal_registration
 from service.core.services import Services
 from service.core.skew import ClockSkew
 from service.core.steps import Witness, nobody
@@ -174,6 +176,7 @@ def build(
     )
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
+    administration = _administration(settings, rows, vault, directory, clock)
     core = assemble(
         ports,
         directory,
@@ -191,6 +194,8 @@ def build(
         grants=ports.grants,
         health=health,
         clock=clock,
+        administration=administration,
+        limiter=RateLimiter(clock, settings.broker_caller_requests_per_second),
         public_url=settings.public_url,
     )
     database_health = DatabaseHealth(database, skew, clock)
@@ -198,7 +203,7 @@ def build(
     watch_escrow(health, metrics, core.custody, core.recovery, clock)
     return Container(
         database=database,
-        administration=Administration(rows, vault, reserved=[DEFAULT_APPLICATION]),
+        administration=administration,
         services=services,
         core=core,
         durability=database_health.durability,
@@ -253,6 +258,14 @@ def _authorization(
         redirect_uri=settings.redirect_uri,
         return_origins=settings.broker_return_origins,
         witness=witness,
+    )
+
+
+def _administration(
+    settings: Settings, rows: SqlDirectoryStore, vault: Vault, directory: Directory, clock: Clock
+) -> Administration:
+    return Administration(
+        rows, vault, directory, clock, reserved=[DEFAULT_APPLICATION], base_url=settings.versature_base_url
     )
 
 

@@ -8,11 +8,14 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from service.api.application import build_api
-from service.api.middleware import HonestPath, RequestContext
+from service.api.middleware import Crowd, HonestPath, RequestContext
 from service.config import Settings
 from service.container import Container, build
 from service.core.services import Services
 from service.telemetry import Metrics
+
+REQUESTS_AT_ONCE = 5000
+"""Of one process. Each costs some 50 KB while it waits, so this bounds memory, not the traffic of a good day."""
 
 
 class LifespanState(TypedDict):
@@ -36,4 +39,4 @@ def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Contai
             await container.close()
 
     api = build_api(settings.broker_routes, lifespan=lifespan)
-    return RequestContext(HonestPath(api), metrics)
+    return RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics)

@@ -1,6 +1,8 @@
 """Callers, keys and applications in SQL."""
 
 import json
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
@@ -18,7 +20,7 @@ from service.adapters.tables import (
     to_micros,
 )
 from service.core.model import Application, Caller, GrantType, Scope
-from service.core.records import ApiKey, DirectoryRows
+from service.core.records import ApiKey, DirectoryRows, KeyAddition
 
 
 class SqlDirectoryStore:
@@ -52,20 +54,20 @@ class SqlDirectoryStore:
     @guarded
     async def add_application(self, application: Application) -> bool:
         last = select(func.coalesce(func.max(applications.c.position), 0) + 1).scalar_subquery()
-        row = {
-            "name": application.name,
-            "position": last,
-            "client_id": application.client_id,
-            "client_secret_sealed": application.sealed_secret,
-            "grant_types": json.dumps(sorted(application.grant_types)),
-            "token_url": application.token_url,
-            "authorize_url": application.authorize_url,
-            "revocation_url": application.revocation_url,
-            "oauth_scope": application.oauth_scope,
-            "vendor_id": application.vendor_id,
-            "pkce": application.pkce,
-        }
+        row = {"name": application.name, "position": last, **_application_row(application)}
         return await self._add(insert(applications).values(row))
+
+    @guarded
+    async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:
+        async with self._database.write() as connection:
+            await _move_version(connection)
+            here = applications.c.name == name
+            row = (await connection.execute(select(applications).where(here))).one_or_none()
+            if row is None:
+                return None
+            changed = change(_application(row))
+            await connection.execute(update(applications).where(here).values(_application_row(changed)))
+            return changed
 
     @guarded
     async def remove_application(self, name: str) -> bool:
@@ -85,13 +87,20 @@ class SqlDirectoryStore:
 
     @guarded
     async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
-        row = {
-            "name": caller.name,
-            "scopes": json.dumps(sorted(caller.scopes)),
-            "users": json.dumps(caller.users),
-            "applications": json.dumps(caller.applications),
-        }
+        row = {"name": caller.name, **_caller_row(caller)}
         return await self._add(insert(callers).values(row), insert(api_keys).values(_key_row(key)))
+
+    @guarded
+    async def change_caller(self, name: str, change: Callable[[Caller], Caller]) -> Caller | None:
+        async with self._database.write() as connection:
+            await _move_version(connection)
+            here = callers.c.name == name
+            row = (await connection.execute(select(callers).where(here))).one_or_none()
+            if row is None:
+                return None
+            changed = change(_caller(row))
+            await connection.execute(update(callers).where(here).values(_caller_row(changed)))
+            return changed
 
     @guarded
     async def remove_caller(self, name: str) -> bool:
@@ -102,12 +111,33 @@ class SqlDirectoryStore:
             return removed.rowcount == 1
 
     @guarded
+    async def add_key(self, key: ApiKey, *, now: datetime, most: int) -> KeyAddition:
+        async with self._database.write() as connection:
+            await _move_version(connection)
+            if not await _is_caller(connection, key.caller):
+                return KeyAddition.NO_CALLER
+            own = api_keys.c.caller == key.caller
+            await connection.execute(delete(api_keys).where(own, api_keys.c.expires_at <= to_micros(now)))
+            kept = await connection.execute(select(func.count()).select_from(api_keys).where(own))
+            if kept.scalar_one() >= most:
+                return KeyAddition.TOO_MANY
+            await connection.execute(insert(api_keys).values(_key_row(key)))
+            return KeyAddition.ADDED
+
+    @guarded
+    async def remove_key(self, caller: str, key_id: str) -> bool:
+        async with self._database.write() as connection:
+            await _move_version(connection)
+            one = (api_keys.c.caller == caller) & (api_keys.c.id == key_id)
+            removed = await connection.execute(delete(api_keys).where(one))
+            return removed.rowcount == 1
+
+    @guarded
     async def replace_keys(self, caller: str, key: ApiKey) -> bool:
         async with self._database.write() as connection:
             # The lock comes first, or two new keys at once would both stay.
             await connection.execute(select(directory_version.c.version).with_for_update())
-            known = await connection.execute(select(callers.c.name).where(callers.c.name == caller))
-            if known.one_or_none() is None:
+            if not await _is_caller(connection, caller):
                 return False
             await _move_version(connection)
             await connection.execute(delete(api_keys).where(api_keys.c.caller == caller))
@@ -135,6 +165,19 @@ async def _move_version(connection: AsyncConnection) -> None:
     await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
 
 
+async def _is_caller(connection: AsyncConnection, name: str) -> bool:
+    found = await connection.execute(select(callers.c.name).where(callers.c.name == name))
+    return found.one_or_none() is not None
+
+
+def _caller_row(caller: Caller) -> dict[str, Any]:
+    return {
+        "scopes": json.dumps(sorted(caller.scopes)),
+        "users": json.dumps(caller.users),
+        "applications": json.dumps(caller.applications),
+    }
+
+
 def _caller(row: Row[Any]) -> Caller:
     return Caller(
         name=row.name,
@@ -145,12 +188,37 @@ def _caller(row: Row[Any]) -> Caller:
 
 
 def _key(row: Row[Any]) -> ApiKey:
-    return ApiKey(row.digest, row.caller, None if row.expires_at is None else from_micros(row.expires_at))
+    return ApiKey(
+        digest=row.digest,
+        caller=row.caller,
+        expires_at=None if row.expires_at is None else from_micros(row.expires_at),
+        id=row.id,
+        created_at=None if row.created_at is None else from_micros(row.created_at),
+    )
 
 
 def _key_row(key: ApiKey) -> dict[str, Any]:
-    expires_at = None if key.expires_at is None else to_micros(key.expires_at)
-    return {"digest": key.digest, "caller": key.caller, "expires_at": expires_at}
+    return {
+        "digest": key.digest,
+        "caller": key.caller,
+        "expires_at": None if key.expires_at is None else to_micros(key.expires_at),
+        "id": key.id,
+        "created_at": None if key.created_at is None else to_micros(key.created_at),
+    }
+
+
+def _application_row(application: Application) -> dict[str, Any]:
+    return {
+        "client_id": application.client_id,
+        "client_secret_sealed": application.sealed_secret,
+        "grant_types": json.dumps(sorted(application.grant_types)),
+        "token_url": application.token_url,
+        "authorize_url": application.authorize_url,
+        "revocation_url": application.revocation_url,
+        "oauth_scope": application.oauth_scope,
+        "vendor_id": application.vendor_id,
+        "pkce": application.pkce,
+    }
 
 
 def _application(row: Row[Any]) -> Application:

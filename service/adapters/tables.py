@@ -9,6 +9,8 @@ from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, text
 from sqlalchemy.dialects import postgresql
 from sqlmodel import Field, SQLModel
 
+from service.core.records import FIRST_KEY
+
 NAME = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 """Names sort by their bytes, in SQLite as in PostgreSQL, so that pages of a listing fit together."""
 
@@ -155,13 +157,16 @@ class CallerRow(SQLModel, table=True):
 
 
 class ApiKeyRow(SQLModel, table=True):
-    """One key of one caller, as its SHA-256 digest."""
+    """One key of one caller, as its SHA-256 digest. What a version without ids stores is the caller's only key."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_caller_id", "caller", "id", unique=True),)
 
     digest: bytes = Field(primary_key=True, sa_type=LargeBinary)
     caller: str = Field(sa_type=Text, index=True)
     expires_at: int | None = Field(default=None, sa_type=BigInteger)
+    id: str = Field(sa_column=Column(Text, nullable=False, server_default=FIRST_KEY))
+    created_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class DirectoryVersionRow(SQLModel, table=True):

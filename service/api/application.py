@@ -9,13 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
 from service import __version__
-from service.api import connect, grants, ops, tokens
+from service.api import admin_schemas, applications, callers, connect, grants, ops, tokens
 from service.api.deps import WrongFields, field_errors
 from service.api.problems import BY_CODE, MEDIA_TYPE, problem_response
 from service.api.schemas import ConnectInvitation, GrantImport, ProblemBody, RejectedToken
@@ -29,12 +30,21 @@ Errors are `application/problem+json` (RFC 9457); their `code` is stable and `ty
 """
 
 Routes = Literal["all", "internal", "public"]
+_CALLS = (tokens.router, grants.router, callers.router, applications.router, ops.router)
 _ROUTERS: dict[str, tuple[APIRouter, ...]] = {
-    "all": (tokens.router, grants.router, ops.health_router, ops.router, connect.router),
-    "internal": (tokens.router, grants.router, ops.health_router, ops.router),
+    "all": (*_CALLS, ops.health_router, connect.router),
+    "internal": (*_CALLS, ops.health_router),
     "public": (ops.health_router, connect.router),
 }
-_EVERYWHERE = ("invalid_api_key", "not_allowed", "invalid_request", "store_unavailable", "internal_error")
+_EVERYWHERE = (
+    "invalid_api_key",
+    "not_allowed",
+    "invalid_request",
+    "rate_limited",
+    "overloaded",
+    "store_unavailable",
+    "internal_error",
+)
 _RENEWING = (
     "application_not_found",
     "grant_not_found",
@@ -55,7 +65,35 @@ _PROBLEMS_OF: dict[str, tuple[str, ...]] = {
     "invite_user": ("application_not_found", *_WITH_BODY),
     "import_grant": ("application_not_found", *_WITH_BODY),
     "revoke_grant": ("application_not_found", "grant_not_found"),
+    "list_applications": (),
+    "add_application": ("conflict", *_WITH_BODY),
+    "get_application": ("application_not_found",),
+    "change_application": ("application_not_found", "conflict", *_WITH_BODY),
+    "remove_application": ("application_not_found", "conflict"),
+    "set_default_application": ("application_not_found", "conflict", *_WITH_BODY),
+    "list_callers": (),
+    "add_caller": ("conflict", *_WITH_BODY),
+    "get_caller": ("not_found",),
+    "change_caller": ("not_found", *_WITH_BODY),
+    "remove_caller": ("not_found",),
+    "list_keys": ("not_found",),
+    "add_key": ("not_found", "conflict", *_WITH_BODY),
+    "remove_key": ("not_found",),
 }
+
+_MODELS: tuple[type[BaseModel], ...] = (
+    ConnectInvitation,
+    GrantImport,
+    RejectedToken,
+    admin_schemas.NewApplication,
+    admin_schemas.ApplicationChanges,
+    admin_schemas.DefaultChoice,
+    admin_schemas.NewCaller,
+    admin_schemas.CallerChanges,
+    admin_schemas.NewKey,
+    ProblemBody,
+)
+"""What `deps.body` reads and what problems look like; the framework sees neither."""
 
 
 def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = None) -> FastAPI:
@@ -74,6 +112,7 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
         if public
         else FastAPIOffline(redoc_url=None, **options)
     )
+    app.state.routers = _ROUTERS[routes]
     for router in _ROUTERS[routes]:
         app.include_router(router)
     app.exception_handler(BrokerError)(_broker_error)
@@ -104,7 +143,7 @@ async def _unrouted(request: Request, error: HTTPException) -> Response:
 
 def _allowed_methods(request: Request) -> str:
     """What all routes of this address answer to; the framework would name those of the first one only."""
-    routes = [route for router in _ROUTERS["all"] for route in router.routes if isinstance(route, APIRoute)]
+    routes = [route for router in request.app.state.routers for route in router.routes if isinstance(route, APIRoute)]
     here = [route.methods or set() for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return ", ".join(sorted(set().union(*here)))
 
@@ -122,7 +161,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for model in (ConnectInvitation, GrantImport, RejectedToken, ProblemBody):
+    for model in _MODELS:
         schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schemas[model.__name__].pop("$defs", {}))
     for path in document["paths"].values():

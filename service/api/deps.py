@@ -49,14 +49,17 @@ async def identify(
     house: Annotated[Services, Depends(services)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Identity:
-    """The caller, by its key (401)."""
+    """The caller, by its key (401), if it does not ask too often (429). Every call that wants a key passes here."""
     if credentials is None or not credentials.credentials:
         raise InvalidApiKey("Send an API key as Authorization: Bearer vtb_….")
+    if len(request.headers.getlist("authorization")) > 1:
+        raise InvalidApiKey("Send one Authorization header; of two nobody knows which one counts.")
     host = request.client.host if request.client else None
     if credentials.credentials == DEMO_KEY and host not in _LOOPBACK:
         raise InvalidApiKey("The demo key works on loopback only.")
     identity = await house.directory.identify(credentials.credentials)
     request.state.caller = identity.caller.name
+    house.limiter.admit(identity.caller.name)
     return identity
 
 
@@ -147,14 +150,14 @@ async def person_target(
 
 
 def body(
-    model: type[M], permission: Callable[..., Awaitable[Target]], *, optional: bool = False
+    model: type[M], permission: Callable[..., Awaitable[object]], *, optional: bool = False
 ) -> Callable[..., Awaitable[M]]:
     """The dependency that reads a JSON body, after *permission* has been given.
 
     FastAPI would read and judge a body before anything else, and tell strangers about its form.
     """
 
-    async def read(request: Request, _permitted: Annotated[Target, Depends(permission)]) -> M:
+    async def read(request: Request, _permitted: Annotated[object, Depends(permission)]) -> M:
         content = await _read_body(request)
         if not content and optional:
             return model()
@@ -181,7 +184,10 @@ def field_errors(errors: Any) -> list[dict[str, str]]:
 
 
 async def _read_body(request: Request) -> bytes:
-    content = b""
+    """The body, which is not read any further once it or its announced length is too large."""
+    announced, content = request.headers.get("content-length", ""), b""
+    if announced.isdecimal() and int(announced[:20]) > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"A body has at most {MAX_BODY_BYTES} bytes.")
     try:
         async for chunk in request.stream():
             content += chunk

@@ -1,12 +1,9 @@
-"""Grants: connect, look at, take over, end. And what the calling key may do."""
+"""Grants: connect, look at, take over, end."""
 
-import base64
-import json
 from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import Field
 
 from service.api.deps import (
     ApplicationQuery,
@@ -18,13 +15,13 @@ from service.api.deps import (
     grant_target,
     person_target,
 )
+from service.api.paging import Cursor, Limit, read_cursor, write_cursor
 from service.api.schemas import (
     ConnectInvitation,
     ConnectLink,
     GrantImport,
     GrantPage,
     GrantStatus,
-    Me,
     Revocation,
     grant_status,
 )
@@ -42,21 +39,8 @@ PersonTarget = Annotated[Target, Depends(person_target)]
 
 class GrantQuery(ApplicationQuery):
     state: GrantState | None = None
-    cursor: Annotated[str | None, Field(max_length=2048, description="`next_cursor` of the page before")] = None
-    limit: Annotated[int, Field(ge=1, le=500)] = 50
-
-
-@router.get("/me", operation_id="get_me", summary="What your key may do", tags=["callers"])
-async def get_me(identity: Whoever) -> Me:
-    """The calling key's own name, scopes and patterns, and when it expires."""
-    caller = identity.caller
-    return Me(
-        name=caller.name,
-        scopes=sorted(caller.scopes),
-        users=list(caller.users),
-        applications=list(caller.applications),
-        key_expires_at=identity.key.expires_at,
-    )
+    cursor: Cursor = None
+    limit: Limit = 50
 
 
 @router.post(
@@ -87,7 +71,7 @@ async def invite_user(
 @router.get("/grants", operation_id="list_grants", summary="The grants that you may ask for")
 async def list_grants(house: House, identity: Whoever, query: Annotated[GrantQuery, Query()]) -> GrantPage:
     """A page of grants in the order of application and user. Only grants that your patterns cover are shown."""
-    caller, after = identity.caller, _read_cursor(query.cursor)
+    caller, after = identity.caller, _after(query.cursor)
     if query.application is not None:
         check_name(query.application)
     require_scope(caller, Scope.GRANTS)
@@ -96,7 +80,7 @@ async def list_grants(house: House, identity: Whoever, query: Annotated[GrantQue
     which = GrantFilter(query.application, query.state, caller.users, caller.applications)
     found = await house.grants.page(which, after=after, limit=query.limit + 1, now=house.clock.now())
     shown = found[: query.limit]
-    cursor = _write_cursor(shown[-1].id) if len(found) > len(shown) else None
+    cursor = write_cursor([shown[-1].id.application, shown[-1].id.user]) if len(found) > len(shown) else None
     return GrantPage(items=[grant_status(house.broker, grant) for grant in shown], next_cursor=cursor)
 
 
@@ -149,17 +133,11 @@ async def revoke_grant(house: House, target: GrantTarget) -> Revocation:
     return Revocation(state=GrantState.REVOKED, upstream=upstream)
 
 
-def _write_cursor(last: GrantId) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.application, last.user]).encode()).decode()
-
-
-def _read_cursor(cursor: str | None) -> GrantId | None:
+def _after(cursor: str | None) -> GrantId | None:
     if cursor is None:
         return None
+    application, user = read_cursor(cursor, 2)
     try:
-        application, user = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-        if isinstance(application, str) and isinstance(user, str):
-            return GrantId(check_name(application), check_user(user))
-    except (ValueError, TypeError, RecursionError, InvalidRequest):
-        pass
-    raise InvalidRequest("The cursor is not one of ours.")
+        return GrantId(check_name(application), check_user(user))
+    except InvalidRequest:
+        raise InvalidRequest("The cursor is not one of ours.") from None

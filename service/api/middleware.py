@@ -1,4 +1,4 @@
-"""Pure ASGI layers around everything: request id, counting and logging, and honest paths."""
+"""Pure ASGI layers around everything: request id, counting and logging, a limit on the crowd, and honest paths."""
 
 import logging
 import re
@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
-from service.core.errors import InternalError
+from service.core.errors import InternalError, Overloaded
 from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ALWAYS_IN = frozenset({"/healthz", "/readyz", "/metrics"})
 REFUSED_CHARACTER = "\x00"
 """Stands where a path held what no user may contain; every check of users refuses it."""
 
@@ -64,6 +65,28 @@ class RequestContext:
             self._metrics.token_requests.labels(outcome or InternalError.code).inc()
         fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
         log.info("request", extra={**fields, "caller": caller, "outcome": outcome})
+
+
+class Crowd:
+    """Lets so many requests in at once and tells the others to come back. Probes and metrics always get in."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most, self._inside = app, most, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _ALWAYS_IN:
+            await self._app(scope, receive, send)
+            return
+        if self._inside >= self._most:
+            error = Overloaded()
+            scope["state"]["outcome"] = error.code
+            await problem_response(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        self._inside += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._inside -= 1
 
 
 class HonestPath:

@@ -67,12 +67,23 @@ PROBLEMS: Mapping[type[errors.BrokerError], Problem] = {
         "No renewal can help any more; the member `reason` says why, and `connect` how to get a new link for the "
         "user's browser.",
     ),
-    errors.Conflict: Problem(409, "This name is taken", "Names are unique and never change. Choose another one."),
+    errors.Conflict: Problem(
+        409,
+        "This conflicts with what is stored",
+        "The name is taken or belongs to the settings, the caller has two working keys already, or the application "
+        "does not allow the grant type. The member `detail` says which; nothing was changed.",
+    ),
     errors.RejectedTooOften: Problem(
         429,
         "This grant was renewed upon a rejection just now",
         "A fresh token that is rejected at once is not mended by another one. Check what the provider says, and try "
         "again after `Retry-After`.",
+    ),
+    errors.RateLimited: Problem(
+        429,
+        "Your service asks too often",
+        "Each caller has a number of requests per second, whatever it asks for and with whichever of its keys. Keep "
+        "a token until its `expires_at` instead of asking each time, and try again after `Retry-After`.",
     ),
     errors.InvalidAuthorizationRequest: Problem(
         400,
@@ -120,6 +131,12 @@ PROBLEMS: Mapping[type[errors.BrokerError], Problem] = {
         "A sealing key is missing",
         "A stored secret is sealed with a key that this broker was not given. The operator has to put it back into "
         "BROKER_ENCRYPTION_KEYS; no user needs to connect again for that.",
+    ),
+    errors.Overloaded: Problem(
+        503,
+        "This process is at its limit",
+        "It has as many requests under way as it takes and did not look at this one. Try again after `Retry-After`; "
+        "another replica may have room at once.",
     ),
     errors.InternalError: Problem(
         500, "Something went wrong here", "This is a mistake of the broker. Its log has more under the request id."

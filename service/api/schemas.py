@@ -1,7 +1,7 @@
 """The shapes on the wire."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -21,42 +21,67 @@ Instant = Annotated[
 ]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """A request body: anything not named here is a mistake."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
-def _no_truth(value: object) -> object:
+def no_truth(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("must be a number")  # noqa: TRY004 - the only one that pydantic reports
     return value
 
 
-class RejectedToken(_Body):
-    access_token: Annotated[str, Field(min_length=1, max_length=16_384, description="The token that was answered 401")]
+def example(members: dict[str, Any]) -> ConfigDict:
+    """The configuration of a shape that shows one example in the documentation."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
 
 
-class ConnectInvitation(_Body):
+class RejectedToken(Body):
+    model_config = example({"access_token": "the-token-that-versature-answered-401"})
+
+    access_token: Annotated[
+        str, Field(min_length=1, max_length=16_384, repr=False, description="The token that was answered 401")
+    ]
+
+
+class ConnectInvitation(Body):
+    model_config = example({"return_to": "https://crm.example/settings"})
+
     return_to: Annotated[
         str | None,
         Field(max_length=2048, description="Where to send the browser afterwards; its origin must be allowed"),
     ] = None
 
 
-class GrantImport(_Body):
-    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384, pattern=r"^[\x20-\x7e]+$")]
-    access_token: Annotated[str | None, Field(min_length=1, max_length=16_384, pattern=r"^[\x21-\x7e]+$")] = None
+class GrantImport(Body):
+    model_config = example({"refresh_token": "the-refresh-token-of-alice", "scope": "Office Manager"})
+
+    refresh_token: Annotated[str, Field(min_length=1, max_length=16_384, repr=False, pattern=r"^[\x20-\x7e]+$")]
+    access_token: Annotated[
+        str | None, Field(min_length=1, max_length=16_384, repr=False, pattern=r"^[\x21-\x7e]+$")
+    ] = None
     expires_in: Annotated[
         int | None,
         Field(gt=0, le=315_360_000, description="Seconds that the access token still lives"),
-        BeforeValidator(_no_truth),
+        BeforeValidator(no_truth),
     ] = None
     scope: Annotated[str | None, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")] = None
 
 
 class Token(BaseModel):
     """A valid access token."""
+
+    model_config = example(
+        {
+            "access_token": "a-token-that-works-now",
+            "token_type": "Bearer",
+            "scope": "Office Manager",
+            "expires_in": 3512,
+            "expires_at": "2026-11-23T14:58:32Z",
+        }
+    )
 
     access_token: str
     token_type: Annotated[str, Field(examples=["Bearer"])]
@@ -67,6 +92,10 @@ class Token(BaseModel):
 
 class ConnectLink(BaseModel):
     """A link for the user's browser, usable until the user is connected."""
+
+    model_config = example(
+        {"connect_url": "https://broker.example/connect/a-one-use-ticket", "expires_at": "2026-11-23T14:10:00Z"}
+    )
 
     connect_url: str
     expires_at: Instant
@@ -126,6 +155,10 @@ class Revocation(BaseModel):
 
 class Me(BaseModel):
     """What the calling key may do."""
+
+    model_config = example(
+        {"name": "crm", "scopes": ["grants", "tokens"], "users": ["*"], "applications": ["*"], "key_expires_at": None}
+    )
 
     name: str
     scopes: list[Scope]

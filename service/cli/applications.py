@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from service.cli.running import print_table, read_secret, run_with_container, settings_or_exit
+from service.cli.running import print_table, read_secret, run_with_container
 from service.container import Container
-from service.core.administration import Registration
 from service.core.model import GrantType
+from service.core.registration import Registration
 
 applications = typer.Typer(help="OAuth client registrations at the provider.", no_args_is_help=True)
 
@@ -34,7 +34,7 @@ def add(
         client_id=client_id,
         client_secret=read_secret(client_secret_stdin, "--client-secret-stdin"),
         grant_types=frozenset(grant_type),
-        base_url=base_url or settings_or_exit().versature_base_url,
+        base_url=base_url,
         token_url=token_url,
         authorize_url=authorize_url,
         revocation_url=revocation_url,
@@ -93,12 +93,7 @@ def set_default(
     """Let an application serve the requests that name none."""
 
     async def work(container: Container) -> None:
-        await container.services.directory.check()
-        application = container.services.directory.application(name)
-        wanted = frozenset(grant_type or application.grant_types)
-        for kind in sorted(wanted):
-            container.services.directory.application_for(name, kind)
-        await container.administration.set_default(name, wanted)
+        await container.administration.set_default(name, frozenset(grant_type) if grant_type else None)
 
     run_with_container(work)
     typer.echo(f"{name} is the default now.", err=True)

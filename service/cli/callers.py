@@ -26,7 +26,7 @@ def add(
     caller = Caller(name, frozenset(scope), tuple(user or ()), tuple(application or ("*",)))
 
     async def work(container: Container) -> str:
-        return await container.administration.add_caller(caller)
+        return (await container.administration.add_caller(caller)).secret
 
     typer.echo(run_with_container(work))
     typer.echo("This key is shown only once.", err=True)
@@ -63,11 +63,16 @@ def remove(name: Name) -> None:
 
 
 @callers.command("rotate-key")
-def rotate_key(name: Name) -> None:
-    """Replace a caller's key and print the new one, this once."""
+def rotate_key(
+    name: Name,
+    keep_old: Annotated[bool, typer.Option("--keep-old", help="Let the old key work beside the new one.")] = False,
+) -> None:
+    """Replace a caller's keys and print the new one, this once."""
 
     async def work(container: Container) -> str:
-        return await container.administration.rotate_key(name)
+        administration = container.administration
+        issued = await (administration.add_key(name) if keep_old else administration.rotate_key(name))
+        return issued.secret
 
     typer.echo(run_with_container(work))
     typer.echo("This key is shown only once.", err=True)

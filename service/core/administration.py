@@ -1,87 +1,57 @@
-"""Decisions about callers and applications, the same for the command line and any other way in."""
+"""Decisions about callers and applications, the same for the command line and for the HTTP API."""
 
+import contextlib
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
+from service.core.clock import Clock
 from service.core.digests import secret_digest
-from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, ResourceNotFound
+from service.core.directory import ADMIN, Directory
+from service.core.directory_store import DirectoryStore
+from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, ResourceNotFound, StoreUnavailable
 from service.core.model import Application, Caller, GrantType, Scope
-from service.core.names import check_name
-from service.core.ports import DirectoryStore
-from service.core.records import ApiKey
+from service.core.names import check_name, check_pattern
+from service.core.records import ApiKey, KeyAddition
+from service.core.registration import Registration, RegistrationChanges, apply_changes, seal_registration
 from service.core.vault import Vault
 
 KEY_PREFIX = "vtb_"
+LIVE_KEYS = 2
+"""How many keys of one caller work at once: the old one and the new one, while the caller changes over."""
+
+LONGEST_KEY_LIFE = timedelta(days=3650)
+MOST_PATTERNS = 100
+
+_NO_CALLER = "There is no caller of this name."
+_SETTINGS_OWN = "This name belongs to the application that the settings define."
 
 
 @dataclass(frozen=True, slots=True)
-class Registration:
-    """One OAuth client registration as somebody enters it; endpoints left out follow from `base_url`."""
+class IssuedKey:
+    """A new key: what is stored of it, and the key itself, which is shown this once."""
 
-    name: str
-    client_id: str
-    client_secret: str = field(repr=False)
-    grant_types: frozenset[GrantType]
-    base_url: str
-    token_url: str | None = None
-    authorize_url: str | None = None
-    revocation_url: str | None = None
-    oauth_scope: str | None = None
-    vendor_id: str | None = None
-    pkce: bool = False
-
-
-def seal_registration(registration: Registration, vault: Vault) -> Application:
-    """The application that *registration* describes, its secret sealed.
-
-    Raises:
-        InvalidRequest: a name, URL or list is not acceptable.
-    """
-    check_name(registration.name)
-    if not registration.grant_types:
-        raise InvalidRequest("An application needs at least one grant type.")
-    if not registration.client_id or not registration.client_secret:
-        raise InvalidRequest("An application needs a client id and a client secret.")
-    base = check_url(registration.base_url).rstrip("/")
-    return Application(
-        name=registration.name,
-        client_id=registration.client_id,
-        sealed_secret=vault.seal_client_secret(registration.name, registration.client_secret),
-        grant_types=registration.grant_types,
-        token_url=check_url(registration.token_url or f"{base}/oauth/token/"),
-        authorize_url=check_url(registration.authorize_url or f"{base}/oauth/authorize/"),
-        revocation_url=check_url(registration.revocation_url) if registration.revocation_url else None,
-        oauth_scope=registration.oauth_scope,
-        vendor_id=registration.vendor_id,
-        pkce=registration.pkce,
-    )
-
-
-def check_url(url: str) -> str:
-    """*url*, if it is an absolute http(s) URL without credentials or fragment.
-
-    Raises:
-        InvalidRequest: it is not.
-    """
-    wrong = InvalidRequest("An endpoint must be an absolute http or https URL without credentials or fragment.")
-    try:
-        parts = urlsplit(url)
-        acceptable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        raise wrong from None
-    if not acceptable or "@" in parts.netloc or parts.fragment or any(ord(char) <= 0x20 for char in url):
-        raise wrong
-    return url
+    record: ApiKey
+    secret: str = field(repr=False)
 
 
 class Administration:
-    """Adds, changes and removes callers and applications."""
+    """Adds, changes and removes callers and applications; this process knows of it at once."""
 
-    def __init__(self, store: DirectoryStore, vault: Vault, *, reserved: Sequence[str]) -> None:
-        """*reserved* are names for applications that the settings define."""
-        self._store, self._vault, self._reserved = store, vault, frozenset(reserved)
+    def __init__(
+        self,
+        store: DirectoryStore,
+        vault: Vault,
+        directory: Directory,
+        clock: Clock,
+        *,
+        reserved: Sequence[str],
+        base_url: str | None = None,
+    ) -> None:
+        """*reserved* are names for applications that the settings define; *base_url* is theirs who name none."""
+        self._store, self._vault, self._directory, self._clock = store, vault, directory, clock
+        self._reserved, self._base_url = frozenset(reserved), base_url
 
     async def add_application(self, registration: Registration) -> Application:
         """Store a new application.
@@ -90,43 +60,106 @@ class Administration:
             Conflict: the name is taken.
             InvalidRequest: see `seal_registration`.
         """
+        registration = replace(registration, base_url=registration.base_url or self._base_url)
         application = seal_registration(registration, self._vault)
         if application.name in self._reserved:
-            raise Conflict("This name belongs to the application that the settings define.")
+            raise Conflict(_SETTINGS_OWN)
         if not await self._store.add_application(application):
             raise Conflict("An application of this name exists.")
+        await self._learn()
         return application
+
+    async def change_application(self, name: str, changes: RegistrationChanges) -> Application:
+        """Change a stored application; a grant that was issued to another client id or token URL is not rebound.
+
+        Raises:
+            ApplicationNotFound: there is none of this name.
+            Conflict: the settings define it.
+            InvalidRequest: see `apply_changes`.
+        """
+        if self._directory.is_from_settings(name):
+            raise Conflict(_SETTINGS_OWN)
+        changed = await self._store.change_application(name, lambda app: apply_changes(app, changes, self._vault))
+        if changed is None:
+            raise ApplicationNotFound("There is no stored application of this name.")
+        await self._learn()
+        return changed
 
     async def remove_application(self, name: str) -> None:
         """Forget the registration; its grants stay, and work again when it returns.
 
         Raises:
             ApplicationNotFound: there is none of this name.
+            Conflict: the settings define it.
         """
         if not await self._store.remove_application(name):
+            if self._directory.is_from_settings(name):
+                raise Conflict(_SETTINGS_OWN)
             raise ApplicationNotFound("There is no stored application of this name.")
+        await self._learn()
 
-    async def set_default(self, name: str, grant_types: frozenset[GrantType]) -> None:
-        """Let *name* serve the requests that name no application, for each of *grant_types*."""
-        for grant_type in sorted(grant_types):
+    async def set_default(self, name: str, grant_types: frozenset[GrantType] | None = None) -> None:
+        """Let *name* serve the requests that name no application, for each of *grant_types* or all that it allows.
+
+        Raises:
+            ApplicationNotFound: there is none of this name, stored or from the settings.
+            Conflict: it does not allow one of *grant_types*.
+        """
+        await self._directory.catch_up()
+        application = self._directory.application(name)
+        for grant_type in sorted(grant_types or ()):
+            if grant_type not in application.grant_types:
+                raise Conflict(f"This application does not allow the grant type {grant_type}.")
+        for grant_type in sorted(grant_types or application.grant_types):
             await self._store.set_default(grant_type, name)
+        await self._learn()
 
-    async def add_caller(self, caller: Caller, key: str | None = None) -> str:
-        """Add *caller* and return its only key, a new one unless *key* is given; it is shown this once.
+    async def add_caller(self, caller: Caller, key: str | None = None) -> IssuedKey:
+        """Add *caller* and return its only key, a new one unless *key* is given.
 
         Raises:
             Conflict: the name is taken.
-            InvalidRequest: the name is malformed, or a list is empty.
+            InvalidRequest: the name or a pattern is malformed, or a list is empty.
         """
         check_name(caller.name)
-        if caller.name == "admin":
-            raise Conflict("The name admin belongs to the key from the settings.")
-        if not caller.scopes or not caller.applications or (not caller.users and caller.scopes != {Scope.ADMIN}):
-            raise InvalidRequest("A caller needs at least one scope, one user pattern and one application pattern.")
-        key = key or new_key()
-        if not await self._store.add_caller(caller, ApiKey(secret_digest(key), caller.name)):
+        _check_rights(caller)
+        if caller.name == ADMIN.name:
+            raise Conflict(f"The name {ADMIN.name} belongs to the key from the settings.")
+        issued = self._issue(caller.name, key=key)
+        if not await self._store.add_caller(caller, issued.record):
             raise Conflict("A caller of this name exists.")
-        return key
+        await self._learn()
+        return issued
+
+    async def change_caller(
+        self,
+        name: str,
+        *,
+        scopes: Iterable[Scope] | None = None,
+        users: Iterable[str] | None = None,
+        applications: Iterable[str] | None = None,
+    ) -> Caller:
+        """Give a caller other rights; what is None stays. Its keys stay too.
+
+        Raises:
+            ResourceNotFound: there is no such caller.
+            InvalidRequest: a pattern is malformed, or a list would be empty.
+        """
+        given = {
+            "scopes": None if scopes is None else frozenset(scopes),
+            "users": None if users is None else _check_patterns(tuple(users)),
+            "applications": None if applications is None else _check_patterns(tuple(applications)),
+        }
+        changes = {right: value for right, value in given.items() if value is not None}
+
+        def change(caller: Caller) -> Caller:
+            return _check_rights(replace(caller, **changes))  # type: ignore[arg-type]  # each is of its field's type
+
+        changed = await self._store.change_caller(name, change)
+        if changed is None:
+            raise ResourceNotFound(_NO_CALLER)
+        await self._learn()
+        return changed
 
     async def remove_caller(self, name: str) -> None:
         """Forget the caller and its keys.
@@ -135,18 +168,74 @@ class Administration:
             ResourceNotFound: there is no such caller.
         """
         if not await self._store.remove_caller(name):
-            raise ResourceNotFound("There is no caller of this name.")
+            raise ResourceNotFound(_NO_CALLER)
+        await self._learn()
 
-    async def rotate_key(self, name: str) -> str:
-        """Replace the caller's keys by a new one, which is shown this once.
+    async def add_key(self, name: str, *, expires_at: datetime | None = None) -> IssuedKey:
+        """Give the caller one more key, so that it can change over without a gap.
+
+        Raises:
+            ResourceNotFound: there is no such caller.
+            Conflict: it has `LIVE_KEYS` already that have not expired.
+            InvalidRequest: *expires_at* has passed, or is later than any key may live.
+        """
+        now = self._clock.now()
+        if expires_at is not None and not now < expires_at <= now + LONGEST_KEY_LIFE:
+            raise InvalidRequest(f"A key expires in the future, within {LONGEST_KEY_LIFE.days} days.")
+        issued = self._issue(name, expires_at=expires_at)
+        match await self._store.add_key(issued.record, now=now, most=LIVE_KEYS):
+            case KeyAddition.NO_CALLER:
+                raise ResourceNotFound(_NO_CALLER)
+            case KeyAddition.TOO_MANY:
+                raise Conflict(f"This caller has {LIVE_KEYS} keys already. Remove the one that is no longer used.")
+        await self._learn()
+        return issued
+
+    async def remove_key(self, name: str, key_id: str) -> None:
+        """End one key of the caller, even its last.
+
+        Raises:
+            ResourceNotFound: there is no such caller, or it has no such key.
+        """
+        if not await self._store.remove_key(name, key_id):
+            raise ResourceNotFound("This caller has no key of this id, or does not exist.")
+        await self._learn()
+
+    async def rotate_key(self, name: str) -> IssuedKey:
+        """Replace all keys of the caller by a new one.
 
         Raises:
             ResourceNotFound: there is no such caller.
         """
-        key = new_key()
-        if not await self._store.replace_keys(name, ApiKey(secret_digest(key), name)):
-            raise ResourceNotFound("There is no caller of this name.")
-        return key
+        issued = self._issue(name)
+        if not await self._store.replace_keys(name, issued.record):
+            raise ResourceNotFound(_NO_CALLER)
+        await self._learn()
+        return issued
+
+    def _issue(self, caller: str, *, key: str | None = None, expires_at: datetime | None = None) -> IssuedKey:
+        secret = key or new_key()
+        now, key_id = self._clock.now(), secrets.token_hex(4)
+        return IssuedKey(ApiKey(secret_digest(secret), caller, expires_at, key_id, now), secret)
+
+    async def _learn(self) -> None:
+        """The change is committed: whatever keeps this process from reading it now, it will read it in time."""
+        with contextlib.suppress(StoreUnavailable):
+            await self._directory.catch_up()
+
+
+def _check_rights(caller: Caller) -> Caller:
+    if not caller.scopes or not caller.applications or (not caller.users and caller.scopes != {Scope.ADMIN}):
+        raise InvalidRequest("A caller needs at least one scope, one user pattern and one application pattern.")
+    _check_patterns(caller.users)
+    _check_patterns(caller.applications)
+    return caller
+
+
+def _check_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(patterns) > MOST_PATTERNS:
+        raise InvalidRequest(f"A caller has at most {MOST_PATTERNS} patterns of each kind.")
+    return tuple(check_pattern(pattern) for pattern in patterns)
 
 
 def new_key() -> str:

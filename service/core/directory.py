@@ -6,12 +6,12 @@ from datetime import datetime
 
 from service.core.clock import Clock
 from service.core.digests import secret_digest
-from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
+from service.core.directory_store import DirectoryStore
+from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, ResourceNotFound, StoreUnavailable
 from service.core.health import READY, PartHealth, Readiness
 from service.core.model import Application, Caller, GrantId, GrantType, Scope
 from service.core.names import matches
 from service.core.policy import Policy
-from service.core.ports import DirectoryStore
 from service.core.records import ApiKey, DirectoryRows
 from service.core.singleflight import Flights, wait_for_flight
 
@@ -48,6 +48,7 @@ class Directory:
         self._checked_at: datetime | None = None
         self._identities: dict[bytes, Identity] = {}
         self._callers: list[Caller] = []
+        self._keys: list[ApiKey] = []
         self._applications: dict[str, Application] = {}
         self._defaults: dict[GrantType, str] = {}
         self._checks: Flights[None, None] = Flights()
@@ -70,6 +71,26 @@ class Directory:
         """The stored callers, by name."""
         return self._callers
 
+    def caller(self, name: str) -> Caller:
+        """The stored caller of that name.
+
+        Raises:
+            ResourceNotFound: there is none.
+        """
+        found = next((caller for caller in self._callers if caller.name == name), None)
+        if found is None:
+            raise ResourceNotFound("There is no caller of this name.")
+        return found
+
+    def keys_of(self, name: str) -> list[ApiKey]:
+        """The stored keys of the caller *name*, expired ones too, in the order they were made."""
+        keys = [key for key in self._keys if key.caller == name]
+        return sorted(keys, key=lambda key: (key.created_at is not None, key.created_at, key.id))
+
+    def is_from_settings(self, application: str) -> bool:
+        """Whether the settings define the application of that name; only they can change it."""
+        return self._default_application is not None and self._default_application.name == application
+
     async def check(self) -> None:
         """Ask the database whether anything changed, and read it anew if so. Concurrent checks cost one query.
 
@@ -78,6 +99,17 @@ class Directory:
         """
         task, _ = self._checks.join(None, self._check)
         await wait_for_flight(task, self._policy.wait)
+
+    async def catch_up(self) -> None:
+        """The same as `check`, where a database that takes too long counts as away.
+
+        Raises:
+            StoreUnavailable: what was read before stays in force.
+        """
+        try:
+            await self.check()
+        except TimeoutError:
+            raise StoreUnavailable from None
 
     async def _check(self) -> None:
         asked_at = self._clock.now()
@@ -93,7 +125,7 @@ class Directory:
             applications = {self._default_application.name: self._default_application, **applications}
             applications[self._default_application.name] = self._default_application
         self._identities = {identity.key.digest: identity for identity in [*identities, *self._fixed]}
-        self._callers = list(rows.callers)
+        self._callers, self._keys = list(rows.callers), list(rows.keys)
         self._applications, self._defaults = applications, rows.defaults
         self._version = rows.version
 
@@ -103,8 +135,8 @@ class Directory:
         if self._checked_at is not None and self._clock.now() - self._checked_at < age_limit:
             return
         try:
-            await self.check()
-        except (StoreUnavailable, TimeoutError):
+            await self.catch_up()
+        except StoreUnavailable:
             if not self.is_loaded:
                 raise StoreUnavailable("The callers have not been read yet.") from None
 
@@ -119,14 +151,11 @@ class Directory:
         await self._refresh()
         identity = self._identities.get(digest)
         if identity is None:
-            try:
-                await self.check()
-            except TimeoutError:
-                raise StoreUnavailable from None
+            await self.catch_up()
             identity = self._identities.get(digest)
         if identity is None or not hmac.compare_digest(identity.key.digest, digest):
             raise InvalidApiKey("This API key is not known here.")
-        if identity.key.expires_at is not None and self._clock.now() >= identity.key.expires_at:
+        if not identity.key.is_live(self._clock.now()):
             raise InvalidApiKey("This API key has expired.")
         return identity
 

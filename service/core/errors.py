@@ -13,7 +13,8 @@
     │   ├── GrantNotFound              the user, by connecting
     │   ├── ReauthorizationRequired    the user, by connecting again
     │   ├── Conflict
-    │   └── RejectedTooOften
+    │   ├── RejectedTooOften
+    │   └── RateLimited
     ├── BrowserTripError               the person at the browser
     │   ├── InvalidAuthorizationRequest
     │   ├── AuthorizationExpired
@@ -26,6 +27,7 @@
         ├── RenewalInProgress
         ├── StoreUnavailable
         ├── KeyUnavailable
+        ├── Overloaded
         └── InternalError
 
 Each leaf has a stable `code`; `api.problems` gives it status and title. No message ever holds a secret.
@@ -122,6 +124,10 @@ class RejectedTooOften(AskerError):
     code = "rejected_too_often"
 
 
+class RateLimited(AskerError):
+    code = "rate_limited"
+
+
 class BrowserTripError(BrokerError):
     """The person at the browser can mend it."""
 
@@ -176,6 +182,13 @@ class KeyUnavailable(HouseError):
         super().__init__(
             "A stored secret is sealed with a key that this broker was not given.", retry_after=timedelta(seconds=30)
         )
+
+
+class Overloaded(HouseError):
+    code = "overloaded"
+
+    def __init__(self) -> None:
+        super().__init__("This process has as many requests under way as it takes.", retry_after=timedelta(seconds=1))
 
 
 class InternalError(HouseError):

@@ -6,20 +6,16 @@ from typing import Protocol
 
 from service.core.model import (
     Application,
-    Caller,
     Grant,
     GrantId,
-    GrantType,
     Reason,
     SealedTokens,
     TokenAnswer,
     UpstreamRevocation,
 )
 from service.core.records import (
-    ApiKey,
     AuthorizationRequest,
     CachedToken,
-    DirectoryRows,
     Due,
     EscrowEntry,
     Force,
@@ -276,29 +272,3 @@ class AuthorizationStore(Protocol):
         ...
 
     async def complete(self, ticket_digest: bytes, *, at: datetime) -> None: ...
-
-
-class DirectoryStore(Protocol):
-    """Callers, keys and applications. Every change moves the version; every method raises `StoreUnavailable`."""
-
-    async def version(self) -> int: ...
-
-    async def load(self) -> DirectoryRows: ...
-
-    async def add_application(self, application: Application) -> bool:
-        """False when the name is taken."""
-        ...
-
-    async def remove_application(self, name: str) -> bool: ...
-
-    async def set_default(self, grant_type: GrantType, name: str) -> None: ...
-
-    async def add_caller(self, caller: Caller, key: ApiKey) -> bool:
-        """False when the name is taken."""
-        ...
-
-    async def remove_caller(self, name: str) -> bool: ...
-
-    async def replace_keys(self, caller: str, key: ApiKey) -> bool:
-        """Give the caller *key* in place of all its keys. False when there is no such caller."""
-        ...

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
 from service.core.model import AccessToken, Application, Caller, GrantId, GrantState, GrantType
+
+FIRST_KEY = "first"
+"""The id of a key that was stored before keys had ids."""
 
 REST = timedelta(hours=1)
 """For how long the background leaves a grant alone that it could not even open."""
@@ -128,11 +132,29 @@ class AuthorizationRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key of one caller, known by its SHA-256 digest only."""
+    """One key of one caller, known by its SHA-256 digest only.
+
+    `id` tells the keys of one caller apart and says nothing of the key; those from before there were ids, one per
+    caller, are all called `FIRST_KEY`, and when they were made is not known.
+    """
 
     digest: bytes = field(repr=False)
     caller: str
     expires_at: datetime | None = None
+    id: str = FIRST_KEY
+    created_at: datetime | None = None
+
+    def is_live(self, now: datetime) -> bool:
+        """Whether it has not expired yet."""
+        return self.expires_at is None or now < self.expires_at
+
+
+class KeyAddition(Enum):
+    """What became of a further key."""
+
+    ADDED = auto()
+    NO_CALLER = auto()
+    TOO_MANY = auto()
 
 
 @dataclass(frozen=True, slots=True)

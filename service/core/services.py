@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from service.core.administration import Administration
 from service.core.authorization import Authorization
 from service.core.broker import TokenBroker
 from service.core.clock import Clock
 from service.core.directory import Directory
 from service.core.health import Health
 from service.core.ports import GrantStore
+from service.core.rate_limit import RateLimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,4 +22,6 @@ class Services:
     grants: GrantStore
     health: Health
     clock: Clock
+    administration: Administration
+    limiter: RateLimiter
     public_url: str

@@ -17,11 +17,11 @@ from sandbox.server import running
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.config import Settings
 from service.container import Container, build
-from service.core.administration import Registration
 from service.core.digests import secret_digest
 from service.core.model import Caller, GrantType
 from service.core.model import Scope as CallerScope
 from service.core.records import ApiKey
+from service.core.registration import Registration
 from service.main import create_app
 from service.telemetry import Metrics
 from tests.support.brokers import KEY, Broker, client_of, environment, settings_from

@@ -34,12 +34,14 @@ CONTRACT = {
     "unsupported_media_type": 415,
     "invalid_request": 422,
     "rejected_too_often": 429,
+    "rate_limited": 429,
     "client_rejected": 502,
     "invalid_upstream_answer": 502,
     "upstream_unavailable": 503,
     "renewal_in_progress": 503,
     "store_unavailable": 503,
     "key_unavailable": 503,
+    "overloaded": 503,
     "internal_error": 500,
     "invalid_authorization_request": 400,
     "authorization_expired": 410,
@@ -47,9 +49,7 @@ CONTRACT = {
 }
 # Told to people at a browser, or to whoever asks for what no call is; documented operations never answer with these.
 OFF_THE_CALLS = {
-    "not_found",
     "method_not_allowed",
-    "conflict",
     "invalid_authorization_request",
     "authorization_expired",
     "authorization_denied",
@@ -71,8 +71,9 @@ def example(leaf: type[errors.BrokerError], **options: Any) -> errors.BrokerErro
             return errors.GrantNotFound(GrantId("default", "alice"))
         case "ReauthorizationRequired":
             return errors.ReauthorizationRequired(GrantId("default", "alice"), Reason.REFUSED)
-        case "KeyUnavailable":
-            return errors.KeyUnavailable()
+        case "KeyUnavailable" | "Overloaded":
+            found: errors.BrokerError = getattr(errors, leaf.__name__)()
+            return found
         case _:
             return leaf("A sentence.", **options)
 
@@ -173,6 +174,13 @@ ALLOWED = {
     "/grants/alice": {"GET", "PUT", "DELETE"},
     "/grants/alice/connect": {"POST"},
     "/me": {"GET"},
+    "/applications": {"GET", "POST"},
+    "/applications/billing": {"GET", "PATCH", "DELETE"},
+    "/applications/billing/default": {"PUT"},
+    "/callers": {"GET", "POST"},
+    "/callers/billing": {"GET", "PATCH", "DELETE"},
+    "/callers/billing/keys": {"GET", "POST"},
+    "/callers/billing/keys/5f0c2a91": {"DELETE"},
     "/healthz": {"GET"},
     "/readyz": {"GET"},
     "/metrics": {"GET"},

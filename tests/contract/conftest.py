@@ -12,7 +12,8 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
-from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore, RenewalQueue
+from service.core.directory_store import DirectoryStore
+from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
 from tests.support.memory_stores import (

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import NoReturn
 
 import pytest
 
+from service.core.directory_store import DirectoryStore
+from service.core.errors import InvalidRequest
 from service.core.model import Application, Caller, GrantType, Scope
-from service.core.ports import DirectoryStore
-from service.core.records import ApiKey, DirectoryRows
+from service.core.records import ApiKey, DirectoryRows, KeyAddition
 from tests.contract.conftest import Stores
-from tests.contract.samples import T0, application, caller, key
+from tests.contract.samples import HOUR, MICROSECOND, T0, application, caller, key
 
 CODE, CREDENTIALS = GrantType.AUTHORIZATION_CODE, GrantType.CLIENT_CREDENTIALS
 
@@ -168,6 +170,101 @@ async def test_a_new_key_replaces_all_keys_of_its_caller_and_nobody_elses(stores
     }
 
 
+async def test_a_changed_application_keeps_its_name_and_its_place(stores: Stores) -> None:
+    for name in ("a", "b"):
+        await stores.directory.add_application(application(name))
+    other = replace(application("a", *GrantType), client_id="new", sealed_secret=b"new", revocation_url="r", pkce=True)
+    assert await stores.directory.change_application("a", lambda _: other) == other
+    assert (await stores.directory.load()).applications == (other, application("b"))
+    assert await stores.directory.change_application("nobody", lambda _: other) is None
+
+
+async def test_changed_rights_leave_keys_and_other_callers_alone(stores: Stores) -> None:
+    await furnish(stores.directory)
+    await stores.directory.add_caller(caller("erp"), key("k2", "erp"))
+    other = Caller("crm", frozenset({Scope.ADMIN}), ("a*",), ("b*",))
+    assert await stores.directory.change_caller("crm", lambda _: other) == other
+    rows = await stores.directory.load()
+    assert rows.callers == (other, caller("erp"))
+    assert {one.digest for one in rows.keys} == {key("k1", "crm").digest, key("k2", "erp").digest}
+    assert await stores.directory.change_caller("nobody", lambda _: other) is None
+
+
+async def test_changes_at_once_are_all_made(stores: Stores) -> None:
+    """Nobody changes what somebody else has changed meanwhile."""
+    await furnish(stores.directory)
+
+    async def grow(letter: str) -> None:
+        await stores.directory.change_caller("crm", lambda now: replace(now, users=(*now.users, letter)))
+        await stores.directory.change_application("acme", lambda now: replace(now, client_id=now.client_id + letter))
+
+    await asyncio.gather(*(grow(letter) for letter in "abcdefgh"))
+    rows = await stores.directory.load()
+    assert set("abcdefgh") <= set(rows.callers[0].users)
+    assert sorted(rows.applications[0].client_id.removeprefix("acme-id")) == list("abcdefgh")
+
+
+async def test_a_change_that_fails_changes_nothing(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+
+    def fail(_: object) -> NoReturn:
+        raise InvalidRequest("No.")
+
+    with pytest.raises(InvalidRequest):
+        await stores.directory.change_caller("crm", fail)
+    with pytest.raises(InvalidRequest):
+        await stores.directory.change_application("acme", fail)
+    assert contents(await stores.directory.load()) == contents(before)
+
+
+SECOND_KEY = replace(key("k2", "crm", expires_at=T0 + HOUR), id="second", created_at=T0 + MICROSECOND)
+THIRD_KEY = replace(key("k3", "crm"), id="third", created_at=T0)
+
+
+async def test_a_caller_has_so_many_keys_at_once_and_no_more(stores: Stores) -> None:
+    directory = stores.directory
+    await furnish(directory)
+    assert await directory.add_key(SECOND_KEY, now=T0, most=2) is KeyAddition.ADDED
+    assert set((await directory.load()).keys) == {key("k1", "crm"), SECOND_KEY}
+    assert await directory.add_key(THIRD_KEY, now=T0 + HOUR - MICROSECOND, most=2) is KeyAddition.TOO_MANY
+    assert set((await directory.load()).keys) == {key("k1", "crm"), SECOND_KEY}
+
+
+async def test_an_expired_key_makes_room_for_a_new_one_and_those_of_others_stay(stores: Stores) -> None:
+    directory = stores.directory
+    await furnish(directory)
+    others = key("k4", "erp", expires_at=T0)
+    await directory.add_caller(caller("erp"), others)
+    await directory.add_key(SECOND_KEY, now=T0, most=2)
+    assert await directory.add_key(THIRD_KEY, now=T0 + HOUR, most=2) is KeyAddition.ADDED
+    assert set((await directory.load()).keys) == {key("k1", "crm"), THIRD_KEY, others}
+
+
+async def test_nobody_gets_a_key_who_is_no_caller(stores: Stores) -> None:
+    before = await furnish(stores.directory)
+    assert await stores.directory.add_key(key("k2", "nobody"), now=T0, most=2) is KeyAddition.NO_CALLER
+    assert contents(await stores.directory.load()) == contents(before)
+
+
+async def test_keys_added_at_once_are_never_too_many(stores: Stores) -> None:
+    await furnish(stores.directory)
+    new = [replace(key(f"n{number}", "crm"), id=f"n{number}") for number in range(8)]
+    added = await asyncio.gather(*(stores.directory.add_key(one, now=T0, most=2) for one in new))
+    assert added.count(KeyAddition.ADDED) == 1
+    assert len((await stores.directory.load()).keys) == 2
+
+
+async def test_one_key_is_removed_by_its_id_and_its_caller(stores: Stores) -> None:
+    directory = stores.directory
+    await furnish(directory)
+    await directory.add_caller(caller("erp"), replace(key("k4", "erp"), id="second"))
+    await directory.add_key(SECOND_KEY, now=T0, most=2)
+    for owner, key_id in [("crm", "third"), ("erp", "first"), ("nobody", "second"), ("CRM", "second")]:
+        assert not await directory.remove_key(owner, key_id)
+    assert await directory.remove_key("crm", "second")
+    assert {(one.caller, one.id) for one in (await directory.load()).keys} == {("crm", "first"), ("erp", "second")}
+
+
 async def test_a_caller_that_does_not_exist_gets_no_key(stores: Stores) -> None:
     before = await furnish(stores.directory)
     assert not await stores.directory.replace_keys("nobody", key("k2", "nobody"))
@@ -177,9 +274,13 @@ async def test_a_caller_that_does_not_exist_gets_no_key(stores: Stores) -> None:
 Change = Callable[[DirectoryStore], Awaitable[object]]
 CHANGES: dict[str, Change] = {
     "add_application": lambda directory: directory.add_application(application("new")),
+    "change_application": lambda directory: directory.change_application("acme", lambda now: replace(now, pkce=True)),
     "remove_application": lambda directory: directory.remove_application("acme"),
     "set_default": lambda directory: directory.set_default(CREDENTIALS, "acme"),
     "add_caller": lambda directory: directory.add_caller(caller("new"), key("k9", "new")),
+    "change_caller": lambda directory: directory.change_caller("crm", lambda now: replace(now, users=("new",))),
+    "add_key": lambda directory: directory.add_key(SECOND_KEY, now=T0, most=2),
+    "remove_key": lambda directory: directory.remove_key("crm", "first"),
     "remove_caller": lambda directory: directory.remove_caller("crm"),
     "replace_keys": lambda directory: directory.replace_keys("crm", ApiKey(b"new", "crm")),
 }

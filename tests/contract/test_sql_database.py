@@ -21,9 +21,10 @@ from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import migrate, schema_is_current
 from service.adapters.tables import to_micros
+from service.core.directory_store import DirectoryStore
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
-from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore, RenewalQueue
+from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
 from service.core.records import Due, GrantFilter, Setback
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
@@ -369,9 +370,13 @@ USES: dict[str, Use] = {
     "directory.version": lambda s: s.directory.version(),
     "directory.load": lambda s: s.directory.load(),
     "directory.add_application": lambda s: s.directory.add_application(application(SECRET)),
+    "directory.change_application": lambda s: s.directory.change_application(SECRET, lambda now: now),
     "directory.remove_application": lambda s: s.directory.remove_application(SECRET),
     "directory.set_default": lambda s: s.directory.set_default(GrantType.AUTHORIZATION_CODE, SECRET),
     "directory.add_caller": lambda s: s.directory.add_caller(caller("crm"), key("k", "crm")),
+    "directory.change_caller": lambda s: s.directory.change_caller(SECRET, lambda now: now),
+    "directory.add_key": lambda s: s.directory.add_key(key(SECRET, "crm"), now=T0, most=2),
+    "directory.remove_key": lambda s: s.directory.remove_key("crm", SECRET),
     "directory.remove_caller": lambda s: s.directory.remove_caller(SECRET),
     "directory.replace_keys": lambda s: s.directory.replace_keys("crm", key("k", "crm")),
 }

@@ -98,6 +98,17 @@ async def test_callers_are_added_listed_given_new_keys_and_removed(terminal: Ter
     rotated = await terminal.type("callers rotate-key crm")
     assert re.fullmatch(r"vtb_[A-Za-z0-9_-]{43}\n", rotated.out)
     assert rotated.key != added.key
+    beside = await terminal.type("callers rotate-key crm --keep-old")
+    assert re.fullmatch(r"vtb_[A-Za-z0-9_-]{43}\n", beside.out)
+    third = await terminal.run("callers", "rotate-key", "crm", "--keep-old")
+    assert (third.code, third.out) == (1, "")
+    async with serving(terminal) as broker:
+        found = {
+            name: (await broker.client.get("/me", headers={"Authorization": f"Bearer {key}"})).status_code
+            for name, key in {"added": added.key, "rotated": rotated.key, "beside": beside.key}.items()
+        }
+        assert found == {"added": 401, "rotated": 200, "beside": 200}
+        await broker.stop()
     await terminal.type("callers remove crm")
     shown = await terminal.type("callers list")
     assert "crm" not in shown.out
@@ -191,6 +202,8 @@ USAGE_ERRORS = [
     "callers add crm --scope everything --user *",
     "callers add crm --scope tokens",
     "callers add cr/m --scope tokens --user *",
+    "callers add crm --scope tokens --user a/b",
+    "callers add crm --scope tokens --user * --application /",
     "callers list --jsn",
     "grants list --state nonsense",
     "grants show @admin",
@@ -208,6 +221,8 @@ FAILURES = [
     "applications remove nothing",
     "applications set-default nothing",
     "applications set-default default --grant-type client_credentials",
+    "applications remove default",
+    "callers rotate-key nobody --keep-old",
     "grants show nobody",
     "grants revoke nobody",
     "grants revive nobody",
@@ -223,6 +238,14 @@ async def test_mistakes_in_usage_end_with_2_and_failures_with_1_each_in_one_line
     for line in FAILURES:
         assert ended[line].out == "", line
         assert re.fullmatch(r"token-broker: .+\n", ended[line].err), line
+
+
+async def test_an_empty_pattern_is_a_usage_error_and_nothing_is_stored(terminal: Terminal) -> None:
+    add = ["callers", "add", "crm", "--scope", "tokens", "--user"]
+    for arguments in ([*add, ""], [*add, "*", "--user", ""], [*add, "*", "--application", ""]):
+        ended = await terminal.run(*arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+    assert await terminal.listed("callers list") == []
 
 
 async def test_bad_secrets_on_standard_input_are_usage_errors_and_never_shown(terminal: Terminal) -> None:

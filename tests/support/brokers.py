@@ -18,9 +18,9 @@ import uvicorn
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT
 from service.config import Settings, load_settings
 from service.container import Container, build
-from service.core.administration import Registration
 from service.core.clock import Clock
 from service.core.model import Caller, GrantType, Scope
+from service.core.registration import Registration
 from service.core.steps import Witness, nobody
 from service.main import create_app
 from service.telemetry import Metrics

@@ -33,6 +33,7 @@ from service.core.records import (
     Due,
     Force,
     GrantFilter,
+    KeyAddition,
     Setback,
     Standing,
 )
@@ -639,6 +640,14 @@ class MemoryDirectoryStore(_Store):
             self._version += 1
             return True
 
+    async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:
+        async with self._transaction("change_application"):
+            if name not in self._applications:
+                return None
+            self._applications[name] = change(self._applications[name])
+            self._version += 1
+            return self._applications[name]
+
     async def remove_application(self, name: str) -> bool:
         async with self._transaction("remove_application"):
             self._defaults = {kind: chosen for kind, chosen in self._defaults.items() if chosen != name}
@@ -659,11 +668,40 @@ class MemoryDirectoryStore(_Store):
             self._version += 1
             return True
 
+    async def change_caller(self, name: str, change: Callable[[Caller], Caller]) -> Caller | None:
+        async with self._transaction("change_caller"):
+            if name not in self._callers:
+                return None
+            self._callers[name] = change(self._callers[name])
+            self._version += 1
+            return self._callers[name]
+
     async def remove_caller(self, name: str) -> bool:
         async with self._transaction("remove_caller"):
             self._drop_keys(name)
             self._version += 1
             return self._callers.pop(name, None) is not None
+
+    async def add_key(self, key: ApiKey, *, now: datetime, most: int) -> KeyAddition:
+        async with self._transaction("add_key"):
+            self._version += 1
+            if key.caller not in self._callers:
+                return KeyAddition.NO_CALLER
+            own = [one for one in self._keys.values() if one.caller == key.caller]
+            for gone in [one for one in own if not one.is_live(now)]:
+                del self._keys[gone.digest]
+            if sum(one.is_live(now) for one in own) >= most:
+                return KeyAddition.TOO_MANY
+            self._keys[key.digest] = key
+            return KeyAddition.ADDED
+
+    async def remove_key(self, caller: str, key_id: str) -> bool:
+        async with self._transaction("remove_key"):
+            self._version += 1
+            found = [digest for digest, key in self._keys.items() if (key.caller, key.id) == (caller, key_id)]
+            for digest in found:
+                del self._keys[digest]
+            return bool(found)
 
     async def replace_keys(self, caller: str, key: ApiKey) -> bool:
         async with self._transaction("replace_keys"):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.errors import InvalidRequest
-from service.core.names import check_name, check_user, matches
+from service.core.names import check_name, check_pattern, check_user, matches
 
 LETTERS = "ab.[?\\@\n"
 
@@ -25,6 +25,27 @@ def test_only_a_star_is_special_and_the_whole_name_must_match(pattern: str, name
     assert matches(pattern, name) == (reference(pattern, name) and not reserved_from_plain)
 
 
+@given(st.text("ab*", max_size=10), st.text("ab", max_size=10))
+def test_stars_share_no_character_with_what_stands_around_them(pattern: str, name: str) -> None:
+    assert matches(pattern, name) == reference(pattern, name)
+
+
+def test_many_stars_take_no_longer_than_few() -> None:
+    assert not matches("*a" * 127 + "b", "a" * 255)
+    assert matches("*a" * 127 + "*", "a" * 255)
+
+
+@pytest.mark.parametrize("pattern", ["*", "a*", "@*", "é*b", "*" * 255, "x" * 255])
+def test_a_pattern_is_any_name_with_stars(pattern: str) -> None:
+    assert check_pattern(pattern) == pattern
+
+
+@pytest.mark.parametrize("pattern", ["", "x" * 256, "a/*", "*\n", "\0", "\x85", "\ud800"])
+def test_a_pattern_that_no_name_can_match_is_refused(pattern: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_pattern(pattern)
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "covered"),
     [
@@ -40,6 +61,15 @@ def test_only_a_star_is_special_and_the_whole_name_must_match(pattern: str, name
         ("sales-*", "presales-7", False),
         ("a.c", "abc", False),
         ("", "alice", False),
+        ("a*a", "a", False),
+        ("a*a", "aa", True),
+        ("ab*ba", "aba", False),
+        ("*b*b", "ab", False),
+        ("a*a*a", "aa", False),
+        ("a*b*b", "abb", True),
+        ("*ab*ab*", "abab", True),
+        ("*ab*ab*", "aab", False),
+        ("**", "", True),
     ],
 )
 def test_a_star_never_reaches_reserved_users(pattern: str, name: str, covered: bool) -> None:

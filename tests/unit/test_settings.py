@@ -64,6 +64,7 @@ DEFAULTS: dict[str, object] = {
     "broker_backoff_initial_seconds": 1,
     "broker_backoff_max_seconds": 300,
     "broker_refresh_token_days": 90,
+    "broker_caller_requests_per_second": 0,
     "broker_drain_seconds": 15,
     "broker_log_level": "info",
     "broker_log_format": "json",
