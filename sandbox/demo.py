@@ -112,7 +112,7 @@ async def _furnish(environment: dict[str, str]) -> None:
     container = build(settings, Metrics())
     try:
         await container.start()
-        await container.administration.add_application(
+        await container.services.administration.add_application(
             Registration(
                 name="company",
                 client_id=COMPANY_CLIENT.id,
@@ -122,7 +122,7 @@ async def _furnish(environment: dict[str, str]) -> None:
             )
         )
         demo = Caller("demo", frozenset({Scope.TOKENS, Scope.GRANTS}), ("*", "@company"), ("*",))
-        await container.administration.add_caller(demo, KEY)
+        await container.services.administration.add_caller(demo, KEY)
     finally:
         await container.close()
 

@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     broker_keepalive_days: Annotated[float, Field(gt=0, le=3650)] = 80
     broker_renew_active_hours: Annotated[float, Field(ge=0, le=87_600)] = 24
     broker_renew_per_second: Annotated[float, Field(gt=0, le=10_000)] = 10
+    broker_audit_days: Annotated[float, Field(gt=0, le=36_500)] = 90
     broker_drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 15
     broker_log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker_log_format: Literal["json", "human"] = "json"

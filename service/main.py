@@ -10,8 +10,9 @@ from starlette.types import ASGIApp
 from service.api.application import build_api
 from service.api.middleware import Crowd, HonestPath, RequestContext
 from service.config import Settings
-from service.container import Container, build
+from service.container import build
 from service.core.services import Services
+from service.lifecycle import Container
 from service.telemetry import Metrics
 
 REQUESTS_AT_ONCE = 5000

@@ -17,66 +17,66 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.token_requests = Counter(
-            "token_broker_token_requests",
+        self.token_requests = self._counter(
+            "token_requests",
             "Requests for tokens, by outcome: where the token came from, or the problem's code.",
-            ["outcome"],
-            registry=self.registry,
+            "outcome",
         )
-        self.requests = Histogram(
-            "token_broker_http_request_duration_seconds",
+        self.requests = self._latency(
+            "http_request",
             "Time until the answer of a request began, by route and status.",
-            ["method", "route", "status"],
-            buckets=LATENCIES,
-            registry=self.registry,
+            "method",
+            "route",
+            "status",
         )
-        self.upstream = Histogram(
-            "token_broker_upstream_request_duration_seconds",
+        self.upstream = self._latency(
+            "upstream_request",
             "Requests to the provider, by grant type (or revocation) and outcome.",
-            ["grant_type", "outcome"],
-            buckets=LATENCIES,
-            registry=self.registry,
+            "grant_type",
+            "outcome",
         )
-        self.redis = Counter(
-            "token_broker_redis_operations",
+        self.redis = self._counter(
+            "redis_operations",
             "Operations on Redis, by outcome: ok, failed, or bypassed while it is in trouble.",
-            ["operation", "outcome"],
-            registry=self.registry,
+            "operation",
+            "outcome",
         )
-        self.redis_bypassed = Gauge(
-            "token_broker_redis_bypassed", "1 while Redis is not asked because it failed.", registry=self.registry
-        )
-        self.database_bypassed = Gauge(
-            "token_broker_database_bypassed",
-            "1 while the database is not asked because it failed.",
-            registry=self.registry,
-        )
-        self.clock_skew = Gauge(
-            "token_broker_clock_skew_seconds",
-            "The database's clock less this process's, measured at the last claim or readiness check.",
-            registry=self.registry,
-        )
-        self.escrow_entries = Gauge(
-            "token_broker_escrow_entries",
-            "Answers that wait for the database, as far as known.",
-            registry=self.registry,
-        )
-        self.escrow_age = Gauge(
-            "token_broker_escrow_oldest_age_seconds", "For how long the oldest of them waits.", registry=self.registry
-        )
-        self.database_behind = Gauge(
-            "token_broker_database_behind_grants",
-            "Grants found older in the database than elsewhere in the last ten minutes: it went back in time.",
-            registry=self.registry,
-        )
-        self.lost_grants = Counter(
-            "token_broker_lost_grants",
+        self.lost_grants = self._counter(
+            "lost_grants",
             "Grants that ended as lost_in_transit: an answer of the provider never reached our first durable write.",
-            ["application"],
-            registry=self.registry,
+            "application",
         )
-        build = Gauge("token_broker_build_info", "The running version.", ["version"], registry=self.registry)
-        build.labels(__version__).set(1)
+        self._state_of_the_house()
+
+    def _state_of_the_house(self) -> None:
+        """What is asked of the parts whenever the metrics are read."""
+        self.redis_bypassed = self._gauge("redis_bypassed", "1 while Redis is not asked because it failed.")
+        self.database_bypassed = self._gauge(
+            "database_bypassed", "1 while the database is left alone because it failed."
+        )
+        self.clock_skew = self._gauge(
+            "clock_skew_seconds",
+            "The database's clock less this process's, measured at the last claim or readiness check.",
+        )
+        self.escrow_entries = self._gauge("escrow_entries", "Answers that wait for the database, as far as known.")
+        self.escrow_age = self._gauge("escrow_oldest_age_seconds", "For how long the oldest of them waits.")
+        self.database_behind = self._gauge(
+            "database_behind_grants",
+            "Grants found older in the database than elsewhere in the last ten minutes: it went back in time.",
+        )
+        self.audit_backlog = self._gauge("audit_backlog_entries", "Entries of the audit that are not written yet.")
+        self._gauge("build_info", "The running version.", "version").labels(__version__).set(1)
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"token_broker_{name}", what, labels, registry=self.registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(f"token_broker_{name}", what, labels, registry=self.registry)
+
+    def _latency(self, name: str, what: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"token_broker_{name}_duration_seconds", what, labels, buckets=LATENCIES, registry=self.registry
+        )
 
     def observe_upstream(self, grant_type: str, outcome: str, seconds: float) -> None:
         self.upstream.labels(grant_type, outcome).observe(seconds)

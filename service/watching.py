@@ -6,6 +6,7 @@ from service.adapters.keyring import AesKeyring
 from service.adapters.redis_cache import RedisTokenCache
 from service.adapters.sql_database import Database
 from service.adapters.sql_health import DatabaseHealth
+from service.core.audit import Audit
 from service.core.clock import Clock
 from service.core.custody import Custody
 from service.core.directory import Directory
@@ -38,8 +39,11 @@ def watch(
     metrics.clock_skew.set_function(lambda: skew.last / timedelta(seconds=1))
 
 
-def watch_escrow(health: Health, metrics: Metrics, custody: Custody, recovery: Recovery, clock: Clock) -> None:
-    """Answers that wait, and a database that is older than they are."""
+def watch_safety(
+    health: Health, metrics: Metrics, custody: Custody, recovery: Recovery, audit: Audit, clock: Clock
+) -> None:
+    """What waits for the database, and a database that is older than it was."""
+    metrics.audit_backlog.set_function(lambda: audit.backlog)
     health.register("escrow", custody.health)
     health.register("history", recovery.health)
     metrics.escrow_entries.set_function(lambda: custody.count)

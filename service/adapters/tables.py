@@ -178,6 +178,29 @@ class DirectoryVersionRow(SQLModel, table=True):
     version: int = Field(sa_type=BigInteger)
 
 
+class AuditRow(SQLModel, table=True):
+    """One event, or what one process counted of one kind in one minute; `times` is absolute."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_at", "at", "id"),
+        Index("ix_audit_caller", "caller", "at"),
+        Index("ix_audit_user", "user", "at"),
+        Index("ix_audit_action", "action", "at"),
+    )
+
+    id: str = Field(primary_key=True, sa_type=Text)
+    at: int = Field(sa_type=BigInteger)
+    caller: str = Field(sa_type=Text)
+    action: str = Field(sa_type=Text)
+    application: str | None = Field(default=None, sa_type=Text)
+    user: str | None = Field(default=None, sa_type=Text)
+    subject: str | None = Field(default=None, sa_type=Text)
+    code: str | None = Field(default=None, sa_type=Text)
+    request_id: str | None = Field(default=None, sa_type=Text)
+    times: int = Field(sa_type=BigInteger)
+
+
 grants = SQLModel.metadata.tables["grants"]
 renewal_paces = SQLModel.metadata.tables["renewal_paces"]
 authorization_requests = SQLModel.metadata.tables["authorization_requests"]
@@ -186,3 +209,4 @@ default_applications = SQLModel.metadata.tables["default_applications"]
 callers = SQLModel.metadata.tables["callers"]
 api_keys = SQLModel.metadata.tables["api_keys"]
 directory_version = SQLModel.metadata.tables["directory_version"]
+audit = SQLModel.metadata.tables["audit"]

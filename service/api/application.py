@@ -16,11 +16,21 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service import __version__
-from service.api import admin_schemas, applications, callers, connect, grants, ops, tokens
-from service.api.deps import WrongFields, field_errors
+from service.api import admin_schemas, applications, audit, callers, connect, grants, ops, tokens
+from service.api.deps import WrongFields, field_errors, services
 from service.api.problems import BY_CODE, MEDIA_TYPE, problem_response
 from service.api.schemas import ConnectInvitation, GrantImport, ProblemBody, RejectedToken
-from service.core.errors import BrokerError, InternalError, MethodNotAllowed, ResourceNotFound
+from service.core.audit import STRANGER
+from service.core.errors import (
+    BrokerError,
+    InternalError,
+    InvalidApiKey,
+    MethodNotAllowed,
+    NotAllowed,
+    RateLimited,
+    RejectedTooOften,
+    ResourceNotFound,
+)
 
 DESCRIPTION = """
 Hands out Versature access tokens to internal services. Ask for `GET /tokens/{user}` with your service's key and use the
@@ -29,8 +39,13 @@ token at once; when Versature answers 401 to it, report that to `POST /tokens/{u
 Errors are `application/problem+json` (RFC 9457); their `code` is stable and `type` leads to a page that explains it.
 """
 
+REFUSALS = (InvalidApiKey, NotAllowed, RateLimited, RejectedTooOften)
+"""What the audit tells of: somebody asked for what is not theirs, or too often."""
+
+_ABOUT_USERS = (NotAllowed, RejectedTooOften)  # the others come before anybody looked at the user's form
+
 Routes = Literal["all", "internal", "public"]
-_CALLS = (tokens.router, grants.router, callers.router, applications.router, ops.router)
+_CALLS = (tokens.router, grants.router, callers.router, applications.router, audit.router, ops.router)
 _ROUTERS: dict[str, tuple[APIRouter, ...]] = {
     "all": (*_CALLS, ops.health_router, connect.router),
     "internal": (*_CALLS, ops.health_router),
@@ -72,6 +87,7 @@ _PROBLEMS_OF: dict[str, tuple[str, ...]] = {
     "remove_application": ("application_not_found", "conflict"),
     "set_default_application": ("application_not_found", "conflict", *_WITH_BODY),
     "list_callers": (),
+    "list_audit": (),
     "add_caller": ("conflict", *_WITH_BODY),
     "get_caller": ("not_found",),
     "change_caller": ("not_found", *_WITH_BODY),
@@ -125,6 +141,10 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
 
 async def _broker_error(request: Request, error: BrokerError) -> Response:
     request.state.outcome = error.code
+    if isinstance(error, REFUSALS):
+        caller = getattr(request.state, "caller", None)
+        user = request.path_params.get("user") if isinstance(error, _ABOUT_USERS) else None
+        services(request).audit.refused(caller or STRANGER, error.code, user)
     extra = {"errors": error.fields} if isinstance(error, WrongFields) else None
     return problem_response(error, request.state.request_id, extra)
 

@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from service.core.audit import Actor, acting
 from service.core.directory import Identity, may_ask_for, needed_grant_type, require_scope
 from service.core.errors import (
     ApplicationNotFound,
@@ -59,6 +60,7 @@ async def identify(
         raise InvalidApiKey("The demo key works on loopback only.")
     identity = await house.directory.identify(credentials.credentials)
     request.state.caller = identity.caller.name
+    acting.set(Actor(identity.caller.name, request.state.request_id))
     house.limiter.admit(identity.caller.name)
     return identity
 

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.api.deps import ApplicationQuery, House, Target, User, Whoever, body, body_schema, judged, token_target
 from service.api.schemas import RejectedToken, Token, rfc3339
+from service.core.audit import Action
 from service.core.broker import Handout, Source
 from service.core.model import Scope
 from service.core.services import Services
@@ -54,7 +55,9 @@ async def get_token(
     """
     target, min_ttl = wanted
     application = target.application()
-    handout = await house.broker.get(application, target.grant(application), min_ttl)
+    grant = target.grant(application)
+    handout = await house.broker.get(application, grant, min_ttl)
+    house.audit.handed_out(target.identity.caller.name, grant)
     return _answer(request, house, handout)
 
 
@@ -77,7 +80,9 @@ async def report_rejected_token(
     number of late reports costs the provider nothing.
     """
     application = target.application()
-    handout = await house.broker.rejected(application, target.grant(application), report.access_token)
+    grant = target.grant(application)
+    handout = await house.broker.rejected(application, grant, report.access_token)
+    house.audit.handed_out(target.identity.caller.name, grant, Action.REJECTED)
     return _answer(request, house, handout)
 
 

@@ -56,7 +56,7 @@ def serve() -> None:
 def migrate() -> None:
     """Bring the database's schema to this version."""
     from service.adapters.sql_migrations import migrate as run_migrations
-    from service.container import Container
+    from service.lifecycle import Container
 
     async def work(container: Container) -> None:
         await run_migrations(container.database)

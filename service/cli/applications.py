@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from service.cli.running import print_table, read_secret, run_with_container
-from service.container import Container
 from service.core.model import GrantType
 from service.core.registration import Registration
+from service.lifecycle import Container
 
 applications = typer.Typer(help="OAuth client registrations at the provider.", no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def add(
     )
 
     async def work(container: Container) -> None:
-        await container.administration.add_application(registration)
+        await container.services.administration.add_application(registration)
 
     run_with_container(work)
     typer.echo(f"Added the application {name}.", err=True)
@@ -77,7 +77,7 @@ def remove(name: Name) -> None:
     """Forget an application; its grants stay, and work again when it returns."""
 
     async def work(container: Container) -> None:
-        await container.administration.remove_application(name)
+        await container.services.administration.remove_application(name)
 
     run_with_container(work)
     typer.echo(f"Removed the application {name}.", err=True)
@@ -93,7 +93,7 @@ def set_default(
     """Let an application serve the requests that name none."""
 
     async def work(container: Container) -> None:
-        await container.administration.set_default(name, frozenset(grant_type) if grant_type else None)
+        await container.services.administration.set_default(name, frozenset(grant_type) if grant_type else None)
 
     run_with_container(work)
     typer.echo(f"{name} is the default now.", err=True)

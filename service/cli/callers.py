@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from service.cli.running import print_table, run_with_container
-from service.container import Container
 from service.core.model import Caller, Scope
+from service.lifecycle import Container
 
 callers = typer.Typer(help="Internal services and their API keys.", no_args_is_help=True)
 
@@ -26,7 +26,7 @@ def add(
     caller = Caller(name, frozenset(scope), tuple(user or ()), tuple(application or ("*",)))
 
     async def work(container: Container) -> str:
-        return (await container.administration.add_caller(caller)).secret
+        return (await container.services.administration.add_caller(caller)).secret
 
     typer.echo(run_with_container(work))
     typer.echo("This key is shown only once.", err=True)
@@ -56,7 +56,7 @@ def remove(name: Name) -> None:
     """Forget a caller; its keys stop working everywhere within BROKER_LOCAL_CACHE_SECONDS."""
 
     async def work(container: Container) -> None:
-        await container.administration.remove_caller(name)
+        await container.services.administration.remove_caller(name)
 
     run_with_container(work)
     typer.echo(f"Removed the caller {name}.", err=True)
@@ -70,7 +70,7 @@ def rotate_key(
     """Replace a caller's keys and print the new one, this once."""
 
     async def work(container: Container) -> str:
-        administration = container.administration
+        administration = container.services.administration
         issued = await (administration.add_key(name) if keep_old else administration.rotate_key(name))
         return issued.secret
 

@@ -7,12 +7,13 @@ import typer
 
 from service.api.schemas import grant_status
 from service.cli.running import fail, print_table, read_secret, run_with_container
-from service.container import Container
+from service.core.audit import Action
 from service.core.directory import needed_grant_type
 from service.core.errors import GrantNotFound
 from service.core.model import Application, GrantId, GrantState
 from service.core.names import check_user
 from service.core.records import GrantFilter
+from service.lifecycle import Container
 
 grants = typer.Typer(help="What the broker holds for users.", no_args_is_help=True)
 
@@ -107,6 +108,7 @@ def revive(user: User, application: ApplicationName = None) -> None:
         grant = await container.services.grants.revive(grant_id)
         if grant is None or not grant.exists:
             raise GrantNotFound(grant_id)
+        await container.services.audit.note(Action.REVIVED, grant=grant_id)
         return container.services.broker.standing(grant)[0]
 
     state = run_with_container(work)

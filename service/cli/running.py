@@ -9,11 +9,16 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from service.config import Settings, WrongSettings, load_settings
-from service.container import Container, build
+from service.container import build
+from service.core.audit import Actor, acting
 from service.core.errors import BrokerError, InvalidRequest
+from service.lifecycle import Container
 from service.telemetry import Metrics, configure_logging
 
 T = TypeVar("T")
+
+COMMAND_LINE = "command line"
+"""Who acts, as the audit tells it; no caller's name has a space."""
 
 FAILED = 1
 USAGE = 2
@@ -41,6 +46,7 @@ def run_with_container(work: Callable[[Container], Awaitable[T]]) -> T:
     configure_logging("error", "human")
 
     async def run() -> T:
+        acting.set(Actor(COMMAND_LINE))
         container = build(settings, Metrics())
         try:
             await container.start()

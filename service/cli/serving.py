@@ -10,7 +10,8 @@ from types import FrameType
 import uvicorn
 
 from service.config import Settings
-from service.container import Ending, build
+from service.container import build
+from service.lifecycle import Ending
 from service.main import create_app
 from service.telemetry import configure_logging
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from service.core.audit import Action, Audit
 from service.core.clock import Clock
 from service.core.digests import secret_digest
 from service.core.directory import ADMIN, Directory
@@ -44,13 +45,15 @@ class Administration:
         store: DirectoryStore,
         vault: Vault,
         directory: Directory,
+        audit: Audit,
         clock: Clock,
         *,
         reserved: Sequence[str],
         base_url: str | None = None,
     ) -> None:
         """*reserved* are names for applications that the settings define; *base_url* is theirs who name none."""
-        self._store, self._vault, self._directory, self._clock = store, vault, directory, clock
+        self._store, self._vault, self._directory = store, vault, directory
+        self._audit, self._clock = audit, clock
         self._reserved, self._base_url = frozenset(reserved), base_url
 
     async def add_application(self, registration: Registration) -> Application:
@@ -66,7 +69,7 @@ class Administration:
             raise Conflict(_SETTINGS_OWN)
         if not await self._store.add_application(application):
             raise Conflict("An application of this name exists.")
-        await self._learn()
+        await self._done(Action.APPLICATION_ADDED, application.name)
         return application
 
     async def change_application(self, name: str, changes: RegistrationChanges) -> Application:
@@ -82,7 +85,7 @@ class Administration:
         changed = await self._store.change_application(name, lambda app: apply_changes(app, changes, self._vault))
         if changed is None:
             raise ApplicationNotFound("There is no stored application of this name.")
-        await self._learn()
+        await self._done(Action.APPLICATION_CHANGED, name)
         return changed
 
     async def remove_application(self, name: str) -> None:
@@ -96,7 +99,7 @@ class Administration:
             if self._directory.is_from_settings(name):
                 raise Conflict(_SETTINGS_OWN)
             raise ApplicationNotFound("There is no stored application of this name.")
-        await self._learn()
+        await self._done(Action.APPLICATION_REMOVED, name)
 
     async def set_default(self, name: str, grant_types: frozenset[GrantType] | None = None) -> None:
         """Let *name* serve the requests that name no application, for each of *grant_types* or all that it allows.
@@ -112,7 +115,7 @@ class Administration:
                 raise Conflict(f"This application does not allow the grant type {grant_type}.")
         for grant_type in sorted(grant_types or application.grant_types):
             await self._store.set_default(grant_type, name)
-        await self._learn()
+        await self._done(Action.DEFAULT_SET, name)
 
     async def add_caller(self, caller: Caller, key: str | None = None) -> IssuedKey:
         """Add *caller* and return its only key, a new one unless *key* is given.
@@ -128,7 +131,7 @@ class Administration:
         issued = self._issue(caller.name, key=key)
         if not await self._store.add_caller(caller, issued.record):
             raise Conflict("A caller of this name exists.")
-        await self._learn()
+        await self._done(Action.CALLER_ADDED, caller.name)
         return issued
 
     async def change_caller(
@@ -158,7 +161,7 @@ class Administration:
         changed = await self._store.change_caller(name, change)
         if changed is None:
             raise ResourceNotFound(_NO_CALLER)
-        await self._learn()
+        await self._done(Action.CALLER_CHANGED, name)
         return changed
 
     async def remove_caller(self, name: str) -> None:
@@ -169,7 +172,7 @@ class Administration:
         """
         if not await self._store.remove_caller(name):
             raise ResourceNotFound(_NO_CALLER)
-        await self._learn()
+        await self._done(Action.CALLER_REMOVED, name)
 
     async def add_key(self, name: str, *, expires_at: datetime | None = None) -> IssuedKey:
         """Give the caller one more key, so that it can change over without a gap.
@@ -188,7 +191,7 @@ class Administration:
                 raise ResourceNotFound(_NO_CALLER)
             case KeyAddition.TOO_MANY:
                 raise Conflict(f"This caller has {LIVE_KEYS} keys already. Remove the one that is no longer used.")
-        await self._learn()
+        await self._done(Action.KEY_ADDED, f"{name} {issued.record.id}")
         return issued
 
     async def remove_key(self, name: str, key_id: str) -> None:
@@ -199,7 +202,7 @@ class Administration:
         """
         if not await self._store.remove_key(name, key_id):
             raise ResourceNotFound("This caller has no key of this id, or does not exist.")
-        await self._learn()
+        await self._done(Action.KEY_REMOVED, f"{name} {key_id}")
 
     async def rotate_key(self, name: str) -> IssuedKey:
         """Replace all keys of the caller by a new one.
@@ -210,7 +213,7 @@ class Administration:
         issued = self._issue(name)
         if not await self._store.replace_keys(name, issued.record):
             raise ResourceNotFound(_NO_CALLER)
-        await self._learn()
+        await self._done(Action.KEY_ADDED, f"{name} {issued.record.id}, instead of all others")
         return issued
 
     def _issue(self, caller: str, *, key: str | None = None, expires_at: datetime | None = None) -> IssuedKey:
@@ -218,8 +221,9 @@ class Administration:
         now, key_id = self._clock.now(), secrets.token_hex(4)
         return IssuedKey(ApiKey(secret_digest(secret), caller, expires_at, key_id, now), secret)
 
-    async def _learn(self) -> None:
+    async def _done(self, action: Action, subject: str) -> None:
         """The change is committed: whatever keeps this process from reading it now, it will read it in time."""
+        await self._audit.note(action, subject=subject)
         with contextlib.suppress(StoreUnavailable):
             await self._directory.catch_up()
 

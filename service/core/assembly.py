@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.core.audit import Audit
 from service.core.background import BackgroundRenewer
 from service.core.breaker import Breaker
 from service.core.broker import TokenBroker
@@ -71,6 +72,7 @@ class Core:
 def assemble(
     ports: Ports,
     directory: Directory,
+    audit: Audit,
     clock: Clock,
     policy: Policy,
     jitter: Callable[[], float],
@@ -90,24 +92,23 @@ def assemble(
     redeemer = Redeemer(
         grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, count_lost, witness
     )
-    renewer = Renewer(
-        grants,
-        redeemer,
-        vault,
-        shared,
-        recovery,
-        errands,
-        breaker,
-        skew or ClockSkew(),
-        clock,
-        policy,
-        jitter,
-        witness,
-    )
+    common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness)
+    renewer = Renewer(grants, redeemer, vault, shared, recovery, *common)
     interest = Interest(queue, clock, policy)
     return Core(
         broker=TokenBroker(
-            grants, renewer, saver, revoker, vault, shared, local, Confirmer(grants, clock), interest, clock, policy
+            grants,
+            renewer,
+            saver,
+            revoker,
+            vault,
+            shared,
+            local,
+            Confirmer(grants, clock),
+            interest,
+            audit,
+            clock,
+            policy,
         ),
         renewer=renewer,
         saver=saver,

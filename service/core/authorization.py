@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
+from service.core.audit import Action, Audit
 from service.core.clock import Clock
 from service.core.digests import secret_digest
 from service.core.directory import Directory
@@ -56,6 +57,7 @@ class Authorization:
         directory: Directory,
         exchange: CodeExchange,
         keyring: Keyring,
+        audit: Audit,
         clock: Clock,
         policy: Policy,
         *,
@@ -64,7 +66,7 @@ class Authorization:
         witness: Witness = nobody,
     ) -> None:
         self._requests, self._directory, self._exchange = requests, directory, exchange
-        self._keyring, self._clock, self._policy = keyring, clock, policy
+        self._keyring, self._audit, self._clock, self._policy = keyring, audit, clock, policy
         self._redirect_uri, self._return_origins = redirect_uri, frozenset(return_origins)
         self._witness = witness
 
@@ -83,6 +85,7 @@ class Authorization:
         ticket = secrets.token_urlsafe(32)
         expires_at = self._clock.now() + self._policy.connect_life
         await self._requests.add(AuthorizationRequest(secret_digest(ticket), grant, caller.name, return_to, expires_at))
+        await self._audit.note(Action.INVITED, grant=grant)
         return ticket, expires_at
 
     async def look_up(self, ticket: str) -> AuthorizationRequest:
@@ -155,8 +158,13 @@ class Authorization:
             await self._complete(request, code, error)
         except BrokerError as failure:
             log.warning("a connect trip failed", extra={"code": failure.code})
+            await self._note(Action.CONNECT_FAILED, request, failure.code)
             return Arrival(request, failure)
+        await self._note(Action.CONNECTED, request)
         return Arrival(request, None)
+
+    async def _note(self, action: Action, request: AuthorizationRequest, code: str | None = None) -> None:
+        await self._audit.note(action, grant=request.grant, code=code, caller=request.caller)
 
     async def _complete(self, request: AuthorizationRequest, code: str | None, error: str | None) -> None:
         now = self._clock.now()

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from service.core import lifetimes
+from service.core.audit import Action, Audit
 from service.core.clock import Clock
 from service.core.errors import (
     BrokerError,
@@ -73,12 +74,13 @@ class TokenBroker:
         local: LocalCache,
         confirmer: Confirmer,
         interest: Interest,
+        audit: Audit,
         clock: Clock,
         policy: Policy,
     ) -> None:
         self._grants, self._renewer, self._saver, self._revoker = grants, renewer, saver, revoker
         self._vault, self._shared, self._local, self._confirmer = vault, shared, local, confirmer
-        self._interest, self._clock, self._policy = interest, clock, policy
+        self._interest, self._audit, self._clock, self._policy = interest, audit, clock, policy
 
     async def get(self, application: Application, grant_id: GrantId, min_ttl: timedelta | None = None) -> Handout:
         """A token that lasts at least *min_ttl* (see `lifetimes.satisfies`), renewed if need be.
@@ -196,11 +198,14 @@ class TokenBroker:
         grant, created = await self._grants.import_(grant_id, sealed, at=now)
         self._local.drop(grant_id)
         await self._shared.forget(grant_id)
+        await self._audit.note(Action.IMPORTED, grant=grant_id)
         return grant, created
 
     async def revoke(self, application: Application, grant_id: GrantId) -> UpstreamRevocation:
         """End the grant, here at once and at the provider as far as it can be told."""
-        return await self._revoker.revoke(application, grant_id)
+        upstream = await self._revoker.revoke(application, grant_id)
+        await self._audit.note(Action.REVOKED, grant=grant_id, code=upstream)
+        return upstream
 
     def standing(self, grant: Grant) -> tuple[GrantState, Reason | None]:
         """Where *grant* stands: its stored state, or what its contents amount to."""

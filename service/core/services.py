@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from service.core.administration import Administration
+from service.core.audit import Audit, AuditStore
 from service.core.authorization import Authorization
 from service.core.broker import TokenBroker
 from service.core.clock import Clock
@@ -24,4 +25,6 @@ class Services:
     clock: Clock
     administration: Administration
     limiter: RateLimiter
+    audit: Audit
+    audit_store: AuditStore
     public_url: str

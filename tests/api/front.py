@@ -16,12 +16,13 @@ from sandbox.directory import COMPANY_CLIENT
 from sandbox.server import running
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.config import Settings
-from service.container import Container, build
+from service.container import build
 from service.core.digests import secret_digest
 from service.core.model import Caller, GrantType
 from service.core.model import Scope as CallerScope
 from service.core.records import ApiKey
 from service.core.registration import Registration
+from service.lifecycle import Container
 from service.main import create_app
 from service.telemetry import Metrics
 from tests.support.brokers import KEY, Broker, client_of, environment, settings_from
@@ -74,7 +75,7 @@ class Front:
 
     async def register(self, name: str, *grant_types: GrantType) -> None:
         """Make an application that is the same registration at the provider as the others."""
-        await self.container.administration.add_application(self.registration(name, *grant_types))
+        await self.container.services.administration.add_application(self.registration(name, *grant_types))
 
     def registration(self, name: str, *grant_types: GrantType) -> Registration:
         return Registration(

@@ -515,7 +515,7 @@ async def test_a_link_of_a_removed_application_is_a_page_too(tmp_path: Path) -> 
     async with front_in(tmp_path, VERSATURE_CLIENT_ID="", VERSATURE_CLIENT_SECRET="") as front:
         await front.register("brief", GrantType.AUTHORIZATION_CODE)
         link = await invite(front.broker, "alice")
-        await front.container.administration.remove_application("brief")
+        await front.container.services.administration.remove_application("brief")
         front.clock.advance(5)
         async with browser_of(front.broker) as browser:
             await front.client.get("/me")

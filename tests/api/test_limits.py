@@ -128,7 +128,7 @@ async def test_the_pace_holds_for_every_call_that_wants_a_key(tmp_path: Path) ->
 async def test_the_pace_is_the_callers_not_the_keys_and_without_a_key_there_is_none(tmp_path: Path) -> None:
     async with front_in(tmp_path, BROKER_CALLER_REQUESTS_PER_SECOND="2") as front:
         one = await front.admit("twice", CallerScope.GRANTS)
-        two = bearer((await front.container.administration.add_key("twice")).secret)
+        two = bearer((await front.container.services.administration.add_key("twice")).secret)
         codes = [code_of(await front.client.get("/me", headers=headers))[0] for headers in (one, two, one, two)]
         assert codes == [200, 200, 429, 429]
         for _ in range(10):

@@ -204,7 +204,7 @@ async def test_an_omitted_application_is_judged_as_the_default_one_that_it_stand
     assert await get("/tokens/@company?application=billing") == (200, None)
     assert await get("/grants/alice") == (403, "not_allowed")
     assert await get("/grants/alice?application=billing") == (404, "application_not_found")
-    await front.container.administration.set_default("billing", frozenset({GrantType.CLIENT_CREDENTIALS}))
+    await front.container.services.administration.set_default("billing", frozenset({GrantType.CLIENT_CREDENTIALS}))
     front.clock.advance(6)
     assert await get("/tokens/@company") == (200, None)
 
@@ -266,10 +266,10 @@ async def test_a_key_works_until_the_instant_it_expires(front: Front) -> None:
 async def test_a_removed_key_ends_within_the_local_cache_time_and_a_new_one_works_at_once(front: Front) -> None:
     headers = await front.admit("leaver", Scope.GRANTS)
     assert code_of(await front.client.get("/me", headers=headers)) == (200, None)
-    rotated = bearer((await front.container.administration.rotate_key("leaver")).secret)
+    rotated = bearer((await front.container.services.administration.rotate_key("leaver")).secret)
     assert code_of(await front.client.get("/me", headers=rotated)) == (200, None)
     assert code_of(await front.client.get("/me", headers=headers)) == (401, "invalid_api_key")
-    await front.container.administration.remove_caller("leaver")
+    await front.container.services.administration.remove_caller("leaver")
     front.clock.advance(5)
     assert code_of(await front.client.get("/me", headers=rotated)) == (401, "invalid_api_key")
 

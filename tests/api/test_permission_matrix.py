@@ -90,7 +90,7 @@ async def expired_key(front: Front, rule: Rule) -> Headers:
 async def removed_caller(front: Front, rule: Rule) -> Headers:
     headers = await front.admit("removed", *scopes_for(rule), users=EVERYBODY)
     assert (await front.bare("GET", "/me", headers)).status_code == 200
-    await front.container.administration.remove_caller("removed")
+    await front.container.services.administration.remove_caller("removed")
     return headers
 
 
@@ -150,7 +150,7 @@ async def prepared(front: Front, call: str, number: int, asker: str) -> str:
         else:
             await front.hold(user)
     if call.split()[1].startswith("/applications/{name}"):
-        await front.container.administration.add_application(front.registration(name, *GrantType))
+        await front.container.services.administration.add_application(front.registration(name, *GrantType))
     if call.split()[1].startswith("/callers/{name}"):
         await front.admit(name, Scope.TOKENS)
     return call.split()[1].format(user=user, name=name, key_id="first")

@@ -48,10 +48,12 @@ async def test_a_narrowed_permission_and_a_removed_caller_are_refused_by_every_r
         await everywhere(fleet, 200)
         container = build(settings_from(fleet.variables), Metrics(), works_alone=False)
         try:
-            await container.administration.remove_caller("crm")
-            await container.administration.add_caller(Caller("crm", frozenset({Scope.TOKENS}), ("bob",), ("*",)), KEY)
+            await container.services.administration.remove_caller("crm")
+            await container.services.administration.add_caller(
+                Caller("crm", frozenset({Scope.TOKENS}), ("bob",), ("*",)), KEY
+            )
             await everywhere(fleet, 403)
-            await container.administration.remove_caller("crm")
+            await container.services.administration.remove_caller("crm")
             await everywhere(fleet, 401)
         finally:
             await container.close()

@@ -17,11 +17,12 @@ import uvicorn
 
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT
 from service.config import Settings, load_settings
-from service.container import Container, build
+from service.container import build
 from service.core.clock import Clock
 from service.core.model import Caller, GrantType, Scope
 from service.core.registration import Registration
 from service.core.steps import Witness, nobody
+from service.lifecycle import Container
 from service.main import create_app
 from service.telemetry import Metrics
 
@@ -81,9 +82,9 @@ async def furnish(settings: Settings) -> None:
             grant_types=frozenset({GrantType.CLIENT_CREDENTIALS}),
             base_url=settings.versature_base_url,
         )
-        await container.administration.add_application(company)
+        await container.services.administration.add_application(company)
         crm = Caller("crm", frozenset({Scope.TOKENS, Scope.GRANTS}), ("*", "@company"), ("*",))
-        await container.administration.add_caller(crm, KEY)
+        await container.services.administration.add_caller(crm, KEY)
     finally:
         await container.close()
 

@@ -1,6 +1,7 @@
 """What a process holds on to the world with, so that a test can let it die in the midst of anything."""
 
 import asyncio
+import inspect
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ class _Line:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._part, name)
-        if not asyncio.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
 
         async def call(*args: Any, **kwargs: Any) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 
 from service.core.assembly import Core, Ports, assemble
+from service.core.audit import Audit
 from service.core.authorization import Authorization
 from service.core.broker import Handout
 from service.core.clock import Clock
@@ -22,6 +23,7 @@ from service.core.model import (
 from service.core.policy import Policy
 from service.core.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation
+from tests.support.memory_audit import MemoryAuditStore
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
 from tests.support.memory_stores import (
     MemoryAuthorizationStore,
@@ -104,6 +106,7 @@ class House:
     shared: MemoryTokenCache = field(init=False)
     copy: MemoryEscrow = field(init=False, default_factory=MemoryEscrow)
     queue: MemoryRenewalQueue = field(init=False)
+    audit: MemoryAuditStore = field(init=False, default_factory=MemoryAuditStore)
     lost: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -140,6 +143,7 @@ class House:
         core = assemble(
             ports,
             directory,
+            Audit(self.audit, clock),
             clock,
             self.policy,
             lambda: self.jitter,
@@ -150,6 +154,7 @@ class House:
             directory,
             core.exchange,
             self.keyring,
+            Audit(self.audit, clock),
             clock,
             self.policy,
             redirect_uri=REDIRECT_URI,

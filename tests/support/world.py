@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.container import Container, build
+from service.container import build
+from service.lifecycle import Container
 from service.telemetry import Metrics
 from tests.support.brokers import Broker, broker_here, environment, furnish, settings_from
 from tests.support.clock import FakeClock

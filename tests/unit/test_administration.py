@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from service.core.administration import MOST_PATTERNS, Administration
+from service.core.audit import Audit
 from service.core.digests import fingerprint, secret_digest
 from service.core.errors import ApplicationNotFound, Conflict, InvalidApiKey, InvalidRequest, ResourceNotFound
 from service.core.model import Caller, GrantType, Scope
@@ -25,7 +26,8 @@ CRM = Caller("crm", frozenset({Scope.TOKENS}), users=("*",), applications=("*",)
 
 @pytest.fixture
 def administration(house: House, replica: Replica) -> Administration:
-    return Administration(house.rows, replica.vault, replica.directory, house.clock, reserved=["default"])
+    audit = Audit(house.audit, house.clock)
+    return Administration(house.rows, replica.vault, replica.directory, audit, house.clock, reserved=["default"])
 
 
 async def test_endpoints_left_out_follow_from_the_base_url(administration: Administration) -> None:
@@ -136,7 +138,10 @@ async def test_a_default_must_exist_and_allow_the_grant_type(administration: Adm
 
 async def test_the_application_of_the_settings_can_be_the_default_and_is_changed_there_only(house: House) -> None:
     replica = house.replica(settings=application("default"))
-    administration = Administration(house.rows, replica.vault, replica.directory, house.clock, reserved=["default"])
+    audit = Audit(house.audit, house.clock)
+    administration = Administration(
+        house.rows, replica.vault, replica.directory, audit, house.clock, reserved=["default"]
+    )
     await administration.set_default("default")
     assert (await house.rows.load()).defaults == dict.fromkeys(GrantType, "default")
     with pytest.raises(Conflict):
@@ -188,8 +193,15 @@ async def test_an_impossible_change_is_refused_and_changes_nothing(
 
 async def test_without_a_base_url_that_of_the_settings_is_stored(house: House, replica: Replica) -> None:
     base = "https://moved.example/api"
+    audit = Audit(house.audit, house.clock)
     administration = Administration(
-        house.rows, replica.vault, replica.directory, house.clock, reserved=[], base_url=base
+        house.rows,
+        replica.vault,
+        replica.directory,
+        audit,
+        house.clock,
+        reserved=[],
+        base_url=base,
     )
     app = await administration.add_application(replace(SALES, base_url=None))
     assert app.token_url == f"{base}/oauth/token/"

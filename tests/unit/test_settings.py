@@ -58,6 +58,7 @@ DEFAULTS: dict[str, object] = {
     "broker_takeover_seconds": 30,
     "broker_escrow_dir": Path("token-broker-escrow"),
     "broker_keepalive_days": 80,
+    "broker_audit_days": 90,
     "broker_renew_active_hours": 24,
     "broker_renew_per_second": 10,
     "broker_wait_seconds": 15,

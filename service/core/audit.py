@@ -1,0 +1,261 @@
+"""Who got which user's token, how often, and everything that anybody decided, was refused or changed."""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from service.core.clock import Clock
+from service.core.errors import StoreUnavailable
+from service.core.model import GrantId
+
+log = logging.getLogger(__name__)
+
+MINUTE = timedelta(minutes=1)
+MOST_REFUSALS = 1_000
+"""Different refusals that one process tells apart in a minute; the others are counted together."""
+
+MOST_HANDOUTS = 100_000
+MOST_WAITING = 300_000
+"""Rows that wait in memory for a database that is away; beyond it the oldest are given up, and counted."""
+
+FORGOTTEN_AT_ONCE = 5_000
+
+STRANGER = "-"
+"""The caller of a request without a valid key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """On whose behalf the present task works."""
+
+    caller: str
+    request_id: str | None = None
+
+
+_NOBODY = Actor(STRANGER)
+acting: ContextVar[Actor] = ContextVar("acting", default=_NOBODY)
+
+
+class Action(StrEnum):
+    """What happened."""
+
+    TOKEN = "token"  # noqa: S105 - a word of the contract
+    REFUSED = "refused"
+    REJECTED = "rejected"
+    INVITED = "invited"
+    CONNECTED = "connected"
+    CONNECT_FAILED = "connect_failed"
+    IMPORTED = "imported"
+    REVOKED = "revoked"
+    REVIVED = "revived"
+    APPLICATION_ADDED = "application_added"
+    APPLICATION_CHANGED = "application_changed"
+    APPLICATION_REMOVED = "application_removed"
+    DEFAULT_SET = "default_set"
+    CALLER_ADDED = "caller_added"
+    CALLER_CHANGED = "caller_changed"
+    CALLER_REMOVED = "caller_removed"
+    KEY_ADDED = "key_added"
+    KEY_REMOVED = "key_removed"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One event, or what one process counted of one kind in one minute.
+
+    `id` is the same whenever the same thing is written again. `subject` names what an administrative act was about.
+    `at` is the event's instant, or the beginning of the minute. `times` is absolute.
+    """
+
+    id: str
+    at: datetime
+    caller: str
+    action: Action
+    application: str | None = None
+    user: str | None = None
+    subject: str | None = None
+    code: str | None = None
+    request_id: str | None = None
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries a listing shows; None everything."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    caller: str | None = None
+    application: str | None = None
+    user: str | None = None
+    action: Action | None = None
+
+
+class AuditStore(Protocol):
+    """The rows of the audit. Every method commits and raises `StoreUnavailable`."""
+
+    async def put(self, entries: Sequence[AuditEntry]) -> None:
+        """Write *entries*, each in place of an earlier one of its id."""
+        ...
+
+    async def page(self, which: AuditFilter, *, after: tuple[datetime, str] | None, limit: int) -> Sequence[AuditEntry]:
+        """Up to *limit* entries, the newest first, those that come after the instant and id of *after*."""
+        ...
+
+    async def forget(self, before: datetime, *, limit: int) -> int:
+        """Remove up to *limit* entries older than *before*; returns how many were."""
+        ...
+
+
+_Key = tuple[str, Action, str | None, str | None, str | None]
+
+
+class Audit:
+    """Counts hand-outs and refusals in memory by the minute, and writes the counts and all events down.
+
+    What was counted since the last flush is lost when the process is killed; an event is written before its request
+    is answered, and waits in memory only while the database is away.
+    """
+
+    def __init__(self, store: AuditStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._process = secrets.token_hex(8)
+        self._minute = _minute_of(clock.now())
+        self._counts: dict[_Key, int] = {}
+        self._ids: dict[_Key, int] = {}
+        self._refusals = 0
+        self._changed: set[_Key] = set()
+        self._waiting: dict[str, AuditEntry] = {}
+        self._events = 0
+        self.given_up = 0
+
+    @property
+    def backlog(self) -> int:
+        """How many entries are not written yet."""
+        return len(self._waiting) + len(self._changed)
+
+    def handed_out(self, caller: str, grant: GrantId, action: Action = Action.TOKEN) -> None:
+        """*caller* got a token of *grant*, or another one for one that was rejected."""
+        key: _Key = (caller, action, grant.application, grant.user, None)
+        if key not in self._counts and len(self._counts) >= MOST_HANDOUTS:
+            key = (caller, action, None, None, None)
+        self._count(key)
+
+    def refused(self, caller: str, code: str, user: str | None = None) -> None:
+        """*caller* was told no. However many names somebody tries, they fill no disk."""
+        key: _Key = (caller, Action.REFUSED, None, user, code)
+        if key not in self._counts:
+            self._refusals += 1
+            if self._refusals > MOST_REFUSALS:
+                key = (STRANGER, Action.REFUSED, None, None, code)
+        self._count(key)
+
+    async def note(
+        self,
+        action: Action,
+        *,
+        grant: GrantId | None = None,
+        subject: str | None = None,
+        code: str | None = None,
+        caller: str | None = None,
+    ) -> None:
+        """Write one event of the acting caller down, or of *caller*; while the database is away it waits."""
+        self._events += 1
+        actor = acting.get()
+        entry = AuditEntry(
+            id=f"{self._process}-e{self._events}",
+            at=self._clock.now(),
+            caller=caller or actor.caller,
+            action=action,
+            application=grant.application if grant else None,
+            user=grant.user if grant else None,
+            subject=subject,
+            code=code,
+            request_id=actor.request_id,
+        )
+        _tell(entry)
+        self._waiting[entry.id] = entry
+        try:
+            await self._store.put([entry])
+        except StoreUnavailable:
+            return
+        self._waiting.pop(entry.id, None)
+
+    async def flush(self) -> None:
+        """Write down what was counted since the last time.
+
+        Raises:
+            StoreUnavailable: it waits for the next flush.
+        """
+        self._gather()
+        if (now := _minute_of(self._clock.now())) != self._minute:
+            for key, count in self._counts.items():
+                _tell(self._entry(key, count))
+            self._minute, self._refusals = now, 0
+            self._counts.clear()
+            self._ids.clear()
+        sent = dict(self._waiting)
+        if sent:
+            await self._store.put(list(sent.values()))
+            self._waiting = {id_: entry for id_, entry in self._waiting.items() if sent.get(id_) is not entry}
+
+    async def forget(self, after: timedelta) -> None:
+        """Remove what is older than *after*, a bounded piece at a time.
+
+        Raises:
+            StoreUnavailable: the next call goes on.
+        """
+        before, forgotten = self._clock.now() - after, FORGOTTEN_AT_ONCE
+        while forgotten == FORGOTTEN_AT_ONCE:
+            forgotten = await self._store.forget(before, limit=FORGOTTEN_AT_ONCE)
+
+    async def drain(self, timeout: timedelta) -> int:
+        """Write what is left, within *timeout*; returns how many entries are then lost."""
+        try:
+            await asyncio.wait_for(self.flush(), timeout.total_seconds())
+        except (StoreUnavailable, TimeoutError):
+            self._gather()
+        return self.backlog
+
+    def _count(self, key: _Key) -> None:
+        self._counts[key] = self._counts.get(key, 0) + 1
+        self._changed.add(key)
+
+    def _gather(self) -> None:
+        """Make rows of what changed, so that the counts may go on."""
+        changed, self._changed = self._changed, set()
+        for key in changed:
+            entry = self._entry(key, self._counts[key])
+            self._waiting[entry.id] = entry
+        while len(self._waiting) > MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+            self.given_up += 1
+
+    def _entry(self, key: _Key, count: int) -> AuditEntry:
+        caller, action, application, user, code = key
+        number = self._ids.setdefault(key, len(self._ids))
+        id_ = f"{self._process}-{self._minute:%Y%m%d%H%M}-{number}"
+        return AuditEntry(id_, self._minute, caller, action, application, user, code=code, times=count)
+
+
+def _minute_of(instant: datetime) -> datetime:
+    return instant.replace(second=0, microsecond=0)
+
+
+def _tell(entry: AuditEntry) -> None:
+    told = {
+        "action": entry.action,
+        "caller": entry.caller,
+        "application": entry.application,
+        "user": entry.user,
+        "subject": entry.subject,
+        "code": entry.code,
+        "times": entry.times,
+    }
+    log.info("audit", extra={name: value for name, value in told.items() if value is not None})

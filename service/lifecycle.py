@@ -1,0 +1,112 @@
+"""What lives as long as the process: begun and ended in order, with the work it does by itself in between."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from service.adapters.sql_database import Database
+from service.adapters.sql_migrations import migrate
+from service.core.assembly import Core
+from service.core.clock import Clock
+from service.core.errors import StoreUnavailable
+from service.core.health import Check, Readiness
+from service.core.periodic import every
+from service.core.services import Services
+
+log = logging.getLogger(__name__)
+
+LAST_CHANCE = 0.1
+"""Seconds for each part whose time for draining has been used up by others."""
+
+
+class Closable(Protocol):
+    """Something that holds connections."""
+
+    async def close(self) -> None: ...
+
+
+class Drainable(Protocol):
+    """Something that has work under way."""
+
+    async def drain(self, timeout: timedelta) -> int:
+        """Wait for it, at most *timeout*; returns how much is left."""
+        ...
+
+
+class Ending:
+    """When this process was asked to end; the time for draining counts from there."""
+
+    def __init__(self) -> None:
+        self.began_at: float | None = None
+
+    def begin(self) -> None:
+        if self.began_at is None:
+            self.began_at = time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Work that the process does by itself, again and again."""
+
+    what: str
+    period: timedelta
+    work: Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Container:
+    """Everything that lives as long as the process. *works_alone* False leaves periodic work to whoever asks for it."""
+
+    database: Database
+    services: Services
+    core: Core
+    durability: Check
+    clock: Clock
+    _duties: tuple[Duty, ...]
+    _drains: tuple[Drainable, ...]
+    _closes: tuple[Closable, ...]
+    _drain_within: timedelta
+    _ending: Ending
+    _works_alone: bool
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Bring SQLite's schema up to date, read the callers, and bring in what an earlier process left in escrow.
+
+        A database that is away may come later; until then no grant is renewed for which an answer waits.
+        """
+        try:
+            if self.database.is_sqlite:
+                await migrate(self.database)
+            await self.services.directory.check()
+        except StoreUnavailable:
+            log.warning("the database cannot be asked yet; starting without it")
+        try:
+            await self.core.recovery.replay()
+        except StoreUnavailable:
+            log.warning("answers in escrow wait for the database")
+        durability = await self.durability()
+        if durability.readiness is not Readiness.READY:
+            log.error("the database is not safe", extra={"detail": durability.detail})
+        if self._works_alone:
+            self._tasks += [
+                asyncio.create_task(every(duty.period, duty.work, self.clock, duty.what)) for duty in self._duties
+            ]
+
+    async def close(self) -> None:
+        """Let flights land and answers reach the database within the time for draining, then close in reverse order."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._ending.begin()
+        end = (self._ending.began_at or 0.0) + self._drain_within.total_seconds()
+        for part in self._drains:
+            left = await part.drain(timedelta(seconds=max(end - time.monotonic(), LAST_CHANCE)))
+            if left:
+                log.error("closing with unfinished work", extra={"part": type(part).__name__, "count": left})
+        for connected in self._closes:
+            await connected.close()
