@@ -64,18 +64,15 @@ def build(
     """
     clock, keyring = clock or SystemClock(), AesKeyring(settings.broker_encryption_keys)
     skew, health, policy = ClockSkew(), Health(clock), settings.policy
-    database = Database(
-        settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
-    )
+    database = _database(settings, clock)
     server, (redis, copy) = _server(policy, clock, metrics), _redis(settings, clock, metrics)
     ports = _ports(settings, grants or SqlGrantStore(database), database, server, keyring, redis, copy)
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
     audit_rows = SqlAuditStore(database)
     audit = Audit(audit_rows, clock)
-    core = assemble(
-        ports, directory, audit, clock, policy, random.random, skew=skew, count_lost=metrics.count_lost, witness=witness
-    )
+    core = assemble(ports, directory, audit, clock, policy, random.random, metrics, skew=skew, witness=witness)
+    administration = _administration(settings, rows, vault, directory, audit, clock)
     services = Services(
         broker=core.broker,
         directory=directory,
@@ -83,10 +80,11 @@ def build(
         grants=ports.grants,
         health=health,
         clock=clock,
-        administration=_administration(settings, rows, vault, directory, audit, clock),
+        administration=administration,
         limiter=RateLimiter(clock, settings.broker_caller_requests_per_second),
         audit=audit,
         audit_store=audit_rows,
+        lane=core.lane,
         public_url=settings.public_url,
     )
     database_health = DatabaseHealth(database, skew, clock)
@@ -99,12 +97,17 @@ def build(
         durability=database_health.durability,
         clock=clock,
         _duties=_duties(settings, core, audit),
-        _drains=(core.exchange, core.renewer, core.saver, core.errands, audit),
+        _drains=(core.exchange, core.renewer, core.saver, core.errands, core.lane, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
         _ending=ending or Ending(),
         _works_alone=works_alone,
     )
+
+
+def _database(settings: Settings, clock: Clock) -> Database:
+    url = settings.broker_database_url.get_secret_value()
+    return Database(url, pool_size=settings.broker_database_pool_size, clock=clock)
 
 
 def _ports(
@@ -135,10 +138,15 @@ def _duties(settings: Settings, core: Core, audit: Audit) -> tuple[Duty, ...]:
         Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
         Duty("background renewal", policy.background_every, core.background.tick),
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
-        Duty("writing the audit", AUDIT_EVERY, audit.flush),
+        Duty("writing the audit", AUDIT_EVERY, lambda: _write_audit(core, audit)),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )
     return tuple(duty for duty in duties if duty.period > timedelta(0))
+
+
+async def _write_audit(core: Core, audit: Audit) -> None:
+    core.lane.collect()
+    await audit.flush()
 
 
 def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:

@@ -84,6 +84,9 @@ class Metrics:
     def count_redis(self, operation: str, outcome: str) -> None:
         self.redis.labels(operation, outcome).inc()
 
+    def count_lane(self, answers: int) -> None:
+        self.token_requests.labels("local").inc(answers)
+
     def count_lost(self, application: str) -> None:
         self.lost_grants.labels(application).inc()
 

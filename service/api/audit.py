@@ -1,5 +1,6 @@
 """The audit, for operators: who got what, and who decided what."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from service.core.names import MAX_USER_LENGTH
 router = APIRouter(tags=["audit"])
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_USER_LENGTH, pattern=r"^[^\x00]*$")]
+_ID = re.compile(r"[0-9a-z-]{1,64}")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -112,6 +114,6 @@ def _read(cursor: str) -> tuple[datetime, str]:
         instant = datetime.fromisoformat(at)
     except ValueError:
         raise InvalidRequest("The cursor is not one of ours.") from None
-    if instant.tzinfo is None or "\x00" in id_:
+    if instant.tzinfo is None or not _ID.fullmatch(id_):
         raise InvalidRequest("The cursor is not one of ours.")
     return max(_EARLIEST, instant), id_

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from service.core.audit import Audit
 from service.core.background import BackgroundRenewer
@@ -13,6 +14,7 @@ from service.core.directory import Directory
 from service.core.errands import Errands
 from service.core.exchange import CodeExchange
 from service.core.interest import Interest
+from service.core.lane import Lane
 from service.core.local_cache import LocalCache
 from service.core.policy import Policy
 from service.core.ports import (
@@ -50,6 +52,18 @@ class Ports:
     copy: Escrow | None
 
 
+class Counts(Protocol):
+    """What the core tells to whoever counts."""
+
+    def count_lost(self, application: str) -> None:
+        """A grant of *application* was lost by us."""
+        ...
+
+    def count_lane(self, answers: int) -> None:
+        """So many requests were answered on the lane."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Core:
     """One process's worth of it."""
@@ -67,6 +81,7 @@ class Core:
     revalidator: Revalidator
     errands: Errands
     background: BackgroundRenewer
+    lane: Lane
 
 
 def assemble(
@@ -76,40 +91,35 @@ def assemble(
     clock: Clock,
     policy: Policy,
     jitter: Callable[[], float],
+    counts: Counts,
     *,
     skew: ClockSkew | None = None,
-    count_lost: Callable[[str], None] = lambda _application: None,
     witness: Witness = nobody,
 ) -> Core:
-    """Everything that renews, saves and hands out. *count_lost* is told the application of every grant lost by us."""
+    """Everything that renews, saves and hands out, in one process."""
     grants, queue, server, shared = ports.grants, ports.queue, ports.server, ports.shared
     vault = Vault(ports.keyring, policy, jitter)
-    local, breaker, guard, errands = LocalCache(), Breaker(clock, policy), RefusalGuard(), Errands(clock)
+    local, breaker, guard, errands = (
+        LocalCache(policy.local_cache),
+        Breaker(clock, policy),
+        RefusalGuard(),
+        Errands(clock),
+    )
     revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
     custody = Custody(ports.spool, ports.copy, vault, witness)
     saver = Saver(grants, ports.requests, vault, custody, shared, local, revoker, clock, policy, witness)
     recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, witness)
     redeemer = Redeemer(
-        grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, count_lost, witness
+        grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, counts.count_lost, witness
     )
     common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness)
-    renewer = Renewer(grants, redeemer, vault, shared, recovery, *common)
+    renewer = Renewer(grants, redeemer, vault, shared, local, recovery, *common)
     interest = Interest(queue, clock, policy)
+    lane = Lane(local, directory, audit, interest, clock, counts.count_lane)
+    told = (interest, audit, clock, policy)
+    broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, Confirmer(grants, clock), *told)
     return Core(
-        broker=TokenBroker(
-            grants,
-            renewer,
-            saver,
-            revoker,
-            vault,
-            shared,
-            local,
-            Confirmer(grants, clock),
-            interest,
-            audit,
-            clock,
-            policy,
-        ),
+        broker=broker,
         renewer=renewer,
         saver=saver,
         breaker=breaker,
@@ -119,7 +129,8 @@ def assemble(
         custody=custody,
         recovery=recovery,
         revoker=revoker,
-        revalidator=Revalidator(grants, directory, local, clock),
+        revalidator=Revalidator(grants, directory, local, lane, clock),
         errands=errands,
         background=BackgroundRenewer(queue, renewer, directory, breaker, interest, errands, clock, policy),
+        lane=lane,
     )

@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
+from typing import Any
 
 from service.core import digests, lifetimes
 from service.core.breaker import Breaker
@@ -21,6 +22,7 @@ from service.core.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from service.core.local_cache import LocalCache
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
@@ -35,6 +37,8 @@ from service.core.vault import Vault
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)
 
+FlightKey = GrantId | tuple[GrantId, str]
+
 
 class Renewer:
     """Starts flights and lets callers join them; a flight outlives everybody who waits for it."""
@@ -45,6 +49,7 @@ class Renewer:
         redeemer: Redeemer,
         vault: Vault,
         shared: TokenCache,
+        local: LocalCache,
         recovery: Recovery,
         errands: Errands,
         breaker: Breaker,
@@ -54,11 +59,11 @@ class Renewer:
         jitter: Callable[[], float],
         witness: Witness = nobody,
     ) -> None:
-        self._grants, self._redeemer, self._vault, self._shared = grants, redeemer, vault, shared
+        self._grants, self._redeemer, self._vault, self._shared, self._local = grants, redeemer, vault, shared, local
         self._recovery, self._errands, self._breaker, self._skew = recovery, errands, breaker, skew
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness = witness
-        self._flights: Flights[GrantId | tuple[GrantId, str], AccessToken] = Flights()
+        self._flights: Flights[FlightKey, AccessToken] = Flights()
         self._turn = asyncio.Semaphore(policy.renewals_at_once)
 
     def in_flight(self, grant: GrantId) -> bool:
@@ -68,7 +73,7 @@ class Renewer:
         self, application: Application, seen: Grant, *, forced: bool = False
     ) -> tuple[asyncio.Task[AccessToken], bool]:
         """A flight towards a token newer than what *seen* holds, and whether it was already under way."""
-        return self._flights.join(seen.id, lambda: self._fly(application, seen, forced=forced))
+        return self._take_off(seen.id, seen.id, lambda: self._fly(application, seen, forced=forced))
 
     async def drain(self, timeout: timedelta) -> int:
         """Wait for all flights, at most *timeout*; returns how many are still in the air."""
@@ -81,10 +86,24 @@ class Renewer:
             token = await self._redeem_as_probe(application, claimed, began)
             return token if token is not None else await self._fly(application, claimed, forced=False)
 
-        task, taken = self._flights.join(claimed.id, work)
+        task, taken = self._take_off(claimed.id, claimed.id, work)
         if taken:  # by a flight that waits for this very claim
-            task, _ = self._flights.join((claimed.id, "background"), work)
+            task, _ = self._take_off(claimed.id, (claimed.id, "background"), work)
         return task
+
+    def _take_off(
+        self, grant: GrantId, key: FlightKey, work: Callable[[], Coroutine[Any, Any, AccessToken]]
+    ) -> tuple[asyncio.Task[AccessToken], bool]:
+        """While anything flies for *grant*, its cached token is handed out only by those who wait."""
+        task, taken = self._flights.join(key, work)
+        if not taken:
+            self._local.ground(grant)
+            task.add_done_callback(lambda _: self._landed(grant))
+        return task, taken
+
+    def _landed(self, grant: GrantId) -> None:
+        if not self._flights.running(grant) and not self._flights.running((grant, "background")):
+            self._local.release(grant)
 
     async def _redeem_as_probe(self, application: Application, claimed: Grant, began: float) -> AccessToken | None:
         try:

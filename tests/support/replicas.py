@@ -107,6 +107,7 @@ class House:
     copy: MemoryEscrow = field(init=False, default_factory=MemoryEscrow)
     queue: MemoryRenewalQueue = field(init=False)
     audit: MemoryAuditStore = field(init=False, default_factory=MemoryAuditStore)
+    on_the_lane: int = 0
     lost: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -147,7 +148,7 @@ class House:
             clock,
             self.policy,
             lambda: self.jitter,
-            count_lost=lambda application: self.lost.update([application]),
+            self,
         )
         authorization = Authorization(
             ports.requests,
@@ -162,6 +163,12 @@ class House:
         )
         parts = {part.name: getattr(core, part.name) for part in fields(core)}
         return Replica(**parts, directory=directory, authorization=authorization, spool=spool, life=life)
+
+    def count_lost(self, application: str) -> None:
+        self.lost[application] += 1
+
+    def count_lane(self, answers: int) -> None:
+        self.on_the_lane += answers
 
     async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
         """Give *grant* the tokens of a login made elsewhere; returns its refresh token."""
