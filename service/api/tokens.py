@@ -9,7 +9,18 @@ from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
 from service.api.answers import hit_status, token_body
-from service.api.deps import ApplicationQuery, House, Target, User, Whoever, body, body_schema, judged, token_target
+from service.api.deps import (
+    DEMO_DIGEST,
+    ApplicationQuery,
+    House,
+    Target,
+    User,
+    Whoever,
+    body,
+    body_schema,
+    judged,
+    token_target,
+)
 from service.api.schemas import RejectedToken, Token
 from service.core.audit import Action
 from service.core.broker import Handout, Source
@@ -59,7 +70,7 @@ async def get_token(
     grant = target.grant(application)
     handout = await house.broker.get(application, grant, min_ttl)
     house.audit.handed_out(target.identity.caller.name, grant)
-    if handout.source is not Source.RENEWAL_FAILING:
+    if handout.source is not Source.RENEWAL_FAILING and target.identity.key.digest != DEMO_DIGEST:
         path, query = request.scope["raw_path"], request.scope["query_string"]
         house.lane.offer(target.identity, path, query, grant, handout.token, min_ttl)
     return _answer(request, house, handout)
