@@ -143,6 +143,11 @@ class SqlGrantStore:
         )
 
     @guarded
+    async def discard_access(self, grant: GrantId, *, generation: int) -> None:
+        dead = _columns.state == GrantState.REAUTHORIZATION_REQUIRED
+        await self._update({"access_sealed": None}, is_grant(grant), _columns.generation == generation, dead)
+
+    @guarded
     async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
         async with self._database.write() as connection:
             row = await locked_row(self._database, connection, grant)

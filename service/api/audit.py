@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from service.api.deps import House, Whoever
 from service.api.paging import PageQuery, read_cursor, write_cursor
@@ -18,9 +18,20 @@ from service.core.names import MAX_USER_LENGTH
 
 router = APIRouter(tags=["audit"])
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_USER_LENGTH, pattern=r"^[^\x00]*$")]
 _ID = re.compile(r"[0-9a-z-]{1,64}")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _written(given: object) -> object:
+    """An instant as the document wants it: pydantic alone would also take a number of seconds, or a mere day."""
+    if isinstance(given, str) and not _INSTANT.match(given):
+        raise ValueError("must be an instant, as in 2026-11-23T09:15:00Z")
+    return given
+
+
+When = Annotated[datetime | None, BeforeValidator(_written)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_USER_LENGTH, pattern=r"^[^\x00]*$")]
 
 
 class AuditEntryView(BaseModel):
@@ -59,8 +70,8 @@ class AuditPage(BaseModel):
 
 
 class AuditQuery(PageQuery):
-    since: Annotated[datetime | None, Field(description="Not before this instant")] = None
-    until: Annotated[datetime | None, Field(description="Before this instant")] = None
+    since: Annotated[When, Field(description="Not before this instant")] = None
+    until: Annotated[When, Field(description="Before this instant")] = None
     caller: Name | None = None
     application: Name | None = None
     user: Name | None = None

@@ -163,12 +163,22 @@ class TokenBroker:
         elif current is None or not _same(current.value, access_token):
             handout = await self._serve(application, grant, None, asked_at)
         else:
-            raise_if_dead(grant)
-            handout = await self._renew(application, grant, None, forced=True)
+            handout = await self._replace_rejected(application, grant)
         if _same(handout.token.value, access_token):
             self._local.drop(grant_id)
             raise InvalidUpstreamAnswer("The provider keeps handing out the very token that it rejects.")
         return handout
+
+    async def _replace_rejected(self, application: Application, grant: Grant) -> Handout:
+        """A dead grant still hands out its last token while it is valid, but not one that the provider rejects."""
+        try:
+            raise_if_dead(grant)
+            return await self._renew(application, grant, None, forced=True)
+        except ReauthorizationRequired:
+            self._local.drop(grant.id)
+            await self._shared.bury(grant.id, grant.generation)
+            await self._grants.discard_access(grant.id, generation=grant.generation)
+            raise
 
     async def import_(
         self,

@@ -179,6 +179,10 @@ class GrantStore(Protocol):
         """Mark the grant `reauthorization_required` if it still is at *generation* and the claim still holds."""
         ...
 
+    async def discard_access(self, grant: GrantId, *, generation: int) -> None:
+        """Forget the access token of a dead grant, if it still is at *generation*: the provider rejects it."""
+        ...
+
     async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
         """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing.
 

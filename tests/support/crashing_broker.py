@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from service.cli import serving
+from service.cli.serving import serve_until_stopped
 from service.container import build
 from service.core.steps import Step
 from tests.support.brokers import settings_from
@@ -54,10 +54,8 @@ def main() -> None:
     given = json.loads(line)
     fate = Fate([Deed(**deed) for deed in given["deeds"]])
     settings = settings_from(given["variables"])
-    # `serve` has no place for a witness, and rightly so: it is put into the hands of what `serve` builds.
-    vars(serving)["build"] = functools.partial(build, witness=fate)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serving.serve_until_stopped(settings)
+    serve_until_stopped(settings, make=functools.partial(build, witness=fate))
 
 
 if __name__ == "__main__":

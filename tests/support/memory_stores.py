@@ -227,6 +227,13 @@ class MemoryGrantStore(_Store):
             self._change(row, {**_NO_TROUBLE, **dead, "last_error": Failure(code, at)})
             return True
 
+    async def discard_access(self, grant: GrantId, *, generation: int) -> None:
+        async with self._transaction("discard_access"):
+            row = self._rows.get(grant)
+            dead = row is not None and row.grant.state is GrantState.REAUTHORIZATION_REQUIRED
+            if row is not None and dead and row.grant.generation == generation:
+                self._change(row, {"access_sealed": None})
+
     async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
         async with self._transaction("connect"):
             row = self.make_row(grant)
