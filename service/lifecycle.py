@@ -89,6 +89,8 @@ class Container:
             await self.core.recovery.replay()
         except StoreUnavailable:
             log.warning("answers in escrow wait for the database")
+        except Exception:
+            log.exception("escrow could not be replayed")
         durability = await self.durability()
         if durability.readiness is not Readiness.READY:
             log.error("the database is not safe", extra={"detail": durability.detail})

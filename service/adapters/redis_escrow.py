@@ -68,6 +68,9 @@ class RedisEscrow:
         arguments = [name, entry.attempt_id.encode(), envelope]
         await _asked(lambda: self._put(keys=[INDEX, _key(name)], args=arguments))
 
+    async def check(self) -> None:
+        await _asked(lambda: cast(Awaitable[object], self._redis.ping()))
+
     async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
         name = _name(grant)
         found = await _asked(lambda: cast(Awaitable[Mapping[bytes, bytes]], self._redis.hgetall(_key(name))))

@@ -108,7 +108,7 @@ def assemble(
     revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
     custody = Custody(ports.spool, ports.copy, vault, witness)
     saver = Saver(grants, ports.requests, vault, custody, shared, local, revoker, clock, policy, witness)
-    recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, witness)
+    recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, policy, witness)
     redeemer = Redeemer(
         grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, counts.count_lost, witness
     )

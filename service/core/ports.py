@@ -116,6 +116,10 @@ class Escrow(Protocol):
         """All that waits, the oldest first. Entries that cannot be read are left out, and complained of in the log."""
         ...
 
+    async def check(self) -> None:
+        """Find out whether an entry could be kept now."""
+        ...
+
     async def remove(self, entry: EscrowEntry) -> None:
         """Its answer has arrived. Removing what is not there is no error."""
         ...
@@ -183,11 +187,13 @@ class GrantStore(Protocol):
         """Forget the access token of a dead grant, if it still is at *generation*: the provider rejects it."""
         ...
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+    async def connect(
+        self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str, late: bool = False
+    ) -> Grant | None:
         """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing.
 
-        None when a connect, import or revocation made by `records.LATE_LOGIN` later than these *tokens* were issued
-        stands already: an answer that waited for long must not undo it.
+        None when *late*, which every try after the first is, and a connect, import or revocation since these *tokens*
+        were issued stands already.
         """
         ...
 

@@ -15,6 +15,7 @@ from service.core.errors import (
     ClientRejected,
     GrantNotFound,
     InvalidUpstreamAnswer,
+    KeyUnavailable,
     ReauthorizationRequired,
     RejectedTooOften,
     RenewalInProgress,
@@ -37,6 +38,10 @@ from service.core.vault import Vault
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)
 
+_OUR_OWN: dict[str, type[StoreUnavailable] | type[KeyUnavailable]] = {
+    StoreUnavailable.code: StoreUnavailable,
+    KeyUnavailable.code: KeyUnavailable,
+}
 FlightKey = GrantId | tuple[GrantId, str]
 
 
@@ -192,8 +197,9 @@ class Renewer:
                 takeover=self._takeover(grant),
                 force=force,
             )
-        except StoreUnavailable:
-            self._errands.run_twice("a claim", lambda: self._grants.release(grant.id, attempt_id=attempt_id))
+        except StoreUnavailable as away:
+            if away.asked:
+                self._errands.run_twice("a claim", lambda: self._grants.release(grant.id, attempt_id=attempt_id))
             raise
         if claimed is not None and claimed.claim is not None:
             self._skew.note(claimed.claim.started_at, now, self._clock.now())
@@ -230,11 +236,13 @@ class Renewer:
     def _stored_trouble(self, grant: Grant, retry_at: datetime) -> BrokerError:
         """The last failure again, as the row tells it; an unfinished claim is always `upstream_unavailable`."""
         code = grant.last_error.code if grant.last_error and grant.claim is None else UpstreamUnavailable.code
+        left, trouble = retry_at - self._clock.now(), _OUR_OWN.get(code)
+        if trouble is not None:
+            own = trouble()
+            own.retry_after = left
+            return own
         error = InvalidUpstreamAnswer if code == InvalidUpstreamAnswer.code else UpstreamUnavailable
-        return error(
-            "The provider could not renew this grant; it is being left alone for a while.",
-            retry_after=retry_at - self._clock.now(),
-        )
+        return error("The provider could not renew this grant; it is being left alone for a while.", retry_after=left)
 
     def _takeover(self, grant: Grant) -> timedelta:
         return timedelta(0) if grant.id.is_company else self._policy.takeover

@@ -80,6 +80,9 @@ class MemoryEscrow:
         self._check()
         return sorted(self.kept.values(), key=lambda entry: entry.kept_at)
 
+    async def check(self) -> None:
+        self._check()
+
     async def remove(self, entry: EscrowEntry) -> None:
         self._check()
         self.kept.pop((entry.grant, entry.attempt_id), None)

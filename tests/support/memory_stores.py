@@ -25,7 +25,6 @@ from service.core.model import (
 )
 from service.core.names import matches
 from service.core.records import (
-    LATE_LOGIN,
     REST,
     ApiKey,
     AuthorizationRequest,
@@ -234,12 +233,14 @@ class MemoryGrantStore(_Store):
             if row is not None and dead and row.grant.generation == generation:
                 self._change(row, {"access_sealed": None})
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+    async def connect(
+        self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str, late: bool = False
+    ) -> Grant | None:
         async with self._transaction("connect"):
             row = self.make_row(grant)
             if row.connected_by == attempt_id:
                 return row.grant
-            if row.entered_at is not None and tokens.issued_at < row.entered_at - LATE_LOGIN:
+            if late and row.entered_at is not None and tokens.issued_at < row.entered_at:
                 return None
             row = replace(row, connected_by=attempt_id, entered_at=tokens.issued_at)
             return self._replace(row, tokens, at, attempt_id)
