@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.core.audit import AuditStore
 from service.core.directory_store import DirectoryStore
 from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
+from tests.support.memory_audit import MemoryAuditStore
 from tests.support.memory_stores import (
     MemoryAuthorizationStore,
     MemoryDirectoryStore,
@@ -35,6 +38,7 @@ class Stores:
     queue: RenewalQueue
     authorizations: AuthorizationStore
     directory: DirectoryStore
+    audit: AuditStore
     clock: FakeClock
     _pass_time: Callable[[timedelta], Awaitable[None]]
 
@@ -99,7 +103,13 @@ def memory_stores(clock: FakeClock) -> Stores:
 
     grants = MemoryGrantStore(clock)
     return Stores(
-        grants, MemoryRenewalQueue(grants), MemoryAuthorizationStore(grants), MemoryDirectoryStore(), clock, pass_time
+        grants,
+        MemoryRenewalQueue(grants),
+        MemoryAuthorizationStore(grants),
+        MemoryDirectoryStore(),
+        MemoryAuditStore(),
+        clock,
+        pass_time,
     )
 
 
@@ -109,6 +119,7 @@ def sql_stores(database: Database, real: RealDatabase) -> Stores:
         SqlRenewalQueue(database),
         SqlAuthorizationStore(database),
         SqlDirectoryStore(database),
+        SqlAuditStore(database),
         real.clock,
         real.pass_time,
     )

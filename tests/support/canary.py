@@ -120,7 +120,7 @@ class Canary:
         seen = 0
         for thing in gc.get_objects():
             kind = type(thing)
-            if isinstance(kind.__module__, str) and kind.__module__.startswith("service."):
+            if str(kind.__module__).startswith("service."):
                 seen += 1
                 self.look(f"repr of {kind.__qualname__}", f"{thing!r} {thing}")
         return seen
