@@ -20,6 +20,7 @@ from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_health import DatabaseHealth
 from service.adapters.sql_migrations import migrate
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.adapters.sql_sealed import SqlSealedRows
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoTokenCache
@@ -30,9 +31,11 @@ from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.errors import StoreUnavailable
 from service.core.health import Check, Health, Readiness
+from service.core.inventory import Stock
 from service.core.periodic import every
 from service.core.policy import Policy
 from service.core.ports import GrantStore
+from service.core.rotation import Rotation
 from service.core.services import Services
 from service.core.skew import ClockSkew
 from service.core.steps import Witness, nobody
@@ -91,6 +94,7 @@ class Container:
 
     database: Database
     administration: Administration
+    rotation: Rotation
     services: Services
     core: Core
     durability: Check
@@ -162,6 +166,7 @@ def build(
         settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
     )
     server, (redis, copy) = _server(policy, clock, metrics), _redis(settings, clock, metrics)
+    spool = SpoolEscrow(settings.broker_escrow_dir)
     ports = Ports(
         grants=grants or SqlGrantStore(database),
         queue=SqlRenewalQueue(database),
@@ -169,7 +174,7 @@ def build(
         server=server,
         keyring=keyring,
         shared=redis or NoTokenCache(),
-        spool=SpoolEscrow(settings.broker_escrow_dir),
+        spool=spool,
         copy=copy,
     )
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
@@ -199,6 +204,7 @@ def build(
     return Container(
         database=database,
         administration=Administration(rows, vault, reserved=[DEFAULT_APPLICATION]),
+        rotation=_rotation(SqlSealedRows(database), keyring, core, clock, spool, copy),
         services=services,
         core=core,
         durability=database_health.durability,
@@ -210,6 +216,13 @@ def build(
         _ending=ending or Ending(),
         _works_alone=works_alone,
     )
+
+
+def _rotation(
+    sealed: SqlSealedRows, keyring: AesKeyring, core: Core, clock: Clock, spool: SpoolEscrow, copy: RedisEscrow | None
+) -> Rotation:
+    escrows = {"the spool folder": spool} | ({"Redis": copy} if copy is not None else {})
+    return Rotation(sealed, keyring, Stock(sealed, escrows, keyring, core.vault), clock, core.recovery.replay)
 
 
 def _duties(policy: Policy, core: Core) -> tuple[Duty, ...]:

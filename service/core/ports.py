@@ -35,8 +35,8 @@ class Keyring(Protocol):
 
     def seal(self, secret: str, place: Place) -> bytes: ...
 
-    def open(self, sealed: bytes, place: Place) -> str:
-        """The secret.
+    def open(self, sealed: bytes, place: Place, *, needed: bool = True) -> str:
+        """The secret. Not *needed*: nothing is lost when it does not open, so that its key may be gone.
 
         Raises:
             SealBroken: the key is known and the tag fails: not what was sealed for this place.
