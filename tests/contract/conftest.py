@@ -12,9 +12,12 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.adapters.sql_sealed import SqlSealedRows
 from service.core.ports import AuthorizationStore, DirectoryStore, GrantStore, RenewalQueue
+from service.core.resealing import SealedRows
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
+from tests.support.memory_sealed import MemorySealedRows
 from tests.support.memory_stores import (
     MemoryAuthorizationStore,
     MemoryDirectoryStore,
@@ -34,6 +37,7 @@ class Stores:
     queue: RenewalQueue
     authorizations: AuthorizationStore
     directory: DirectoryStore
+    sealed: SealedRows
     clock: FakeClock
     _pass_time: Callable[[timedelta], Awaitable[None]]
 
@@ -96,10 +100,10 @@ def memory_stores(clock: FakeClock) -> Stores:
     async def pass_time(duration: timedelta) -> None:
         clock.advance(duration)
 
-    grants = MemoryGrantStore(clock)
-    return Stores(
-        grants, MemoryRenewalQueue(grants), MemoryAuthorizationStore(grants), MemoryDirectoryStore(), clock, pass_time
-    )
+    grants, directory = MemoryGrantStore(clock), MemoryDirectoryStore()
+    requests = MemoryAuthorizationStore(grants)
+    sealed = MemorySealedRows(grants, requests, directory)
+    return Stores(grants, MemoryRenewalQueue(grants), requests, directory, sealed, clock, pass_time)
 
 
 def sql_stores(database: Database, real: RealDatabase) -> Stores:
@@ -108,6 +112,7 @@ def sql_stores(database: Database, real: RealDatabase) -> Stores:
         SqlRenewalQueue(database),
         SqlAuthorizationStore(database),
         SqlDirectoryStore(database),
+        SqlSealedRows(database),
         real.clock,
         real.pass_time,
     )
