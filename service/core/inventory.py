@@ -11,7 +11,7 @@ from service.core.records import EscrowEntry
 from service.core.resealing import CountedEscrow, Kind, NamedKeyring, SealedRows
 from service.core.vault import Vault
 
-PAGE = 2000
+PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from service.core.records import Place
 from service.core.resealing import Kind, NamedKeyring, Resealed, SealedRow, SealedRows
 from service.core.vault import application_place, grant_place, verifier_place
 
-SCAN = 1000
+SCAN = 500
 """Rows looked at in one query, few enough for the deadline of any database."""
 
 BATCH = 100
