@@ -15,6 +15,7 @@ from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_health import DatabaseHealth
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.adapters.sql_sealed import SqlSealedRows
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoTokenCache
@@ -25,10 +26,12 @@ from service.core.authorization import Authorization
 from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.health import Health
+from service.core.inventory import Stock
 from service.core.policy import Policy
 from service.core.ports import GrantStore
 from service.core.rate_limit import RateLimiter
 from service.core.registration import seal_registration
+from service.core.rotation import Rotation
 from service.core.services import Services
 from service.core.skew import ClockSkew
 from service.core.steps import Witness, nobody
@@ -92,6 +95,7 @@ def build(
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
+        rotation=_rotation(SqlSealedRows(database), keyring, core, ports, clock),
         services=services,
         core=core,
         durability=database_health.durability,
@@ -103,6 +107,11 @@ def build(
         _ending=ending or Ending(),
         _works_alone=works_alone,
     )
+
+
+def _rotation(sealed: SqlSealedRows, keyring: AesKeyring, core: Core, ports: Ports, clock: Clock) -> Rotation:
+    escrows = {"the spool folder": ports.spool} | ({"Redis": ports.copy} if ports.copy is not None else {})
+    return Rotation(sealed, keyring, Stock(sealed, escrows, keyring, core.vault), clock, core.recovery.replay)
 
 
 def _database(settings: Settings, clock: Clock) -> Database:

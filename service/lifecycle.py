@@ -15,6 +15,7 @@ from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 from service.core.health import Check, Readiness
 from service.core.periodic import every
+from service.core.rotation import Rotation
 from service.core.services import Services
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Container:
     """Everything that lives as long as the process. *works_alone* False leaves periodic work to whoever asks for it."""
 
     database: Database
+    rotation: Rotation
     services: Services
     core: Core
     durability: Check

@@ -44,6 +44,11 @@ class SpoolEscrow:
         self._is_rooted = False
         self._complained: frozenset[str] = frozenset()
 
+    @property
+    def unreadable(self) -> int:
+        """How many files could not be read when all entries were last asked for."""
+        return len(self._complained)
+
     async def put(self, entry: EscrowEntry) -> None:
         await _in_thread(lambda: self._write(_name(entry), to_bytes(entry)))
 

@@ -59,6 +59,11 @@ class RedisEscrow:
         self._remove = self._redis.register_script(_REMOVE)
         self._complained: frozenset[bytes] = frozenset()
 
+    @property
+    def unreadable(self) -> int:
+        """Of how many grants something could not be read when all entries were last asked for."""
+        return len(self._complained)
+
     async def put(self, entry: EscrowEntry) -> None:
         try:
             envelope = to_bytes(entry)

@@ -31,8 +31,8 @@ class Keyring(Protocol):
 
     def seal(self, secret: str, place: Place) -> bytes: ...
 
-    def open(self, sealed: bytes, place: Place) -> str:
-        """The secret.
+    def open(self, sealed: bytes, place: Place, *, needed: bool = True) -> str:
+        """The secret. Not *needed*: nothing is lost when it does not open, so that its key may be gone.
 
         Raises:
             SealBroken: the key is known and the tag fails: not what was sealed for this place.
@@ -103,6 +103,11 @@ class Escrow(Protocol):
 
     Every method raises `EscrowUnavailable` when it could not do its work, for whatever reason.
     """
+
+    @property
+    def unreadable(self) -> int:
+        """How many entries `entries` left out when it was last asked."""
+        ...
 
     async def put(self, entry: EscrowEntry) -> None:
         """Keep *entry*, in place of an earlier one of the same attempt, so that it survives this process."""

@@ -13,12 +13,15 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.adapters.sql_sealed import SqlSealedRows
 from service.core.audit import AuditStore
 from service.core.directory_store import DirectoryStore
 from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
+from service.core.resealing import SealedRows
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
 from tests.support.memory_audit import MemoryAuditStore
+from tests.support.memory_sealed import MemorySealedRows
 from tests.support.memory_stores import (
     MemoryAuthorizationStore,
     MemoryDirectoryStore,
@@ -39,6 +42,7 @@ class Stores:
     authorizations: AuthorizationStore
     directory: DirectoryStore
     audit: AuditStore
+    sealed: SealedRows
     clock: FakeClock
     _pass_time: Callable[[timedelta], Awaitable[None]]
 
@@ -101,16 +105,11 @@ def memory_stores(clock: FakeClock) -> Stores:
     async def pass_time(duration: timedelta) -> None:
         clock.advance(duration)
 
-    grants = MemoryGrantStore(clock)
-    return Stores(
-        grants,
-        MemoryRenewalQueue(grants),
-        MemoryAuthorizationStore(grants),
-        MemoryDirectoryStore(),
-        MemoryAuditStore(),
-        clock,
-        pass_time,
-    )
+    grants, directory = MemoryGrantStore(clock), MemoryDirectoryStore()
+    requests = MemoryAuthorizationStore(grants)
+    sealed = MemorySealedRows(grants, requests, directory)
+    audit = MemoryAuditStore()
+    return Stores(grants, MemoryRenewalQueue(grants), requests, directory, audit, sealed, clock, pass_time)
 
 
 def sql_stores(database: Database, real: RealDatabase) -> Stores:
@@ -120,6 +119,7 @@ def sql_stores(database: Database, real: RealDatabase) -> Stores:
         SqlAuthorizationStore(database),
         SqlDirectoryStore(database),
         SqlAuditStore(database),
+        SqlSealedRows(database),
         real.clock,
         real.pass_time,
     )
