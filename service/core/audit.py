@@ -132,6 +132,7 @@ class Audit:
         self._refusals = 0
         self._changed: set[_Key] = set()
         self._waiting: dict[str, AuditEntry] = {}
+        self._finished: list[AuditEntry] = []
         self._events = 0
         self.given_up = 0
 
@@ -197,6 +198,9 @@ class Audit:
         """
         self._turn_the_minute()
         self._gather()
+        finished, self._finished = self._finished, []
+        for entry in finished:
+            _tell(entry)
         sent = dict(self._waiting)
         if sent:
             await self._store.put(list(sent.values()))
@@ -223,13 +227,13 @@ class Audit:
     def _turn_the_minute(self) -> None:
         """Close the counts of a minute that is over, however long a flush takes.
 
+        The next flush tells the log of them: what is logged here would bear the id of the request that came by.
         A clock that goes back opens no earlier minute: its ids are taken.
         """
         if (now := self._clock.now()) < self._minute + MINUTE:
             return
         self._gather()
-        for key, count in self._counts.items():
-            _tell(self._entry(key, count))
+        self._finished += [self._entry(key, count) for key, count in self._counts.items()]
         self._minute, self._refusals = _minute_of(now), 0
         self._counts.clear()
         self._ids.clear()

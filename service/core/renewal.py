@@ -75,10 +75,13 @@ class Renewer:
         return self._flights.running(grant)
 
     def fly(
-        self, application: Application, seen: Grant, *, forced: bool = False
+        self, application: Application, seen: Grant, *, instead_of: AccessToken | None = None
     ) -> tuple[asyncio.Task[AccessToken], bool]:
-        """A flight towards a token newer than what *seen* holds, and whether it was already under way."""
-        return self._take_off(seen.id, seen.id, lambda: self._fly(application, seen, forced=forced))
+        """A flight towards a token newer than what *seen* holds, and whether it was already under way.
+
+        With *instead_of* the flight is forced, towards one newer than that token, which may be ahead of the row.
+        """
+        return self._take_off(seen.id, seen.id, lambda: self._fly(application, seen, instead_of))
 
     async def drain(self, timeout: timedelta) -> int:
         """Wait for all flights, at most *timeout*; returns how many are still in the air."""
@@ -89,7 +92,7 @@ class Renewer:
 
         async def work() -> AccessToken:
             token = await self._redeem_as_probe(application, claimed, began)
-            return token if token is not None else await self._fly(application, claimed, forced=False)
+            return token if token is not None else await self._fly(application, claimed, None)
 
         task, taken = self._take_off(claimed.id, claimed.id, work)
         if taken:  # by a flight that waits for this very claim
@@ -118,7 +121,8 @@ class Renewer:
             raise
         return await self._redeem(application, claimed, began)
 
-    async def _fly(self, application: Application, seen: Grant, *, forced: bool) -> AccessToken:
+    async def _fly(self, application: Application, seen: Grant, instead_of: AccessToken | None) -> AccessToken:
+        forced, known = instead_of is not None, max(seen.generation, instead_of.generation if instead_of else 0)
         give_up_at = self._clock.monotonic() + self._policy.wait.total_seconds()
         grant, pause = seen, POLL_FIRST
         while True:
@@ -133,11 +137,11 @@ class Renewer:
                     )
                 await self._clock.sleep(pause * (0.5 + self._jitter()))
                 pause = min(pause * 2, POLL_LONGEST)
-                if (token := await self._published(seen)) is not None:
+                if (token := await self._published(seen.id, known)) is not None:
                     return token
                 whole = await self._reread(seen.id)
             grant = whole
-            if grant.generation > seen.generation:
+            if grant.generation > known:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
                     return token
@@ -173,12 +177,12 @@ class Renewer:
             return None
         return await self._redeemer.redeem(application, claimed, claimed.claim, began)
 
-    async def _published(self, seen: Grant) -> AccessToken | None:
+    async def _published(self, grant: GrantId, known: int) -> AccessToken | None:
         """The token that another replica has just renewed, if it got as far as the shared cache."""
-        cached = await self._shared.get(seen.id)
-        if cached is None or cached.generation <= seen.generation:
+        cached = await self._shared.get(grant)
+        if cached is None or cached.generation <= known:
             return None
-        token = self._vault.open_cached(seen.id, cached)
+        token = self._vault.open_cached(grant, cached)
         return token if token is not None and lifetimes.is_fresh(token, self._clock.now(), None) else None
 
     async def _claim(self, application: Application, grant: Grant, *, forced: bool) -> Grant | None:

@@ -279,6 +279,9 @@ async def test_commands_print_log_and_carry_in_their_own_line_no_secret_but_a_ne
         ("grants import alice --refresh-token-stdin", f"r-{MARK}"),
         ("grants import alice --refresh-token-stdin", f"r-{MARK}\n\n"),
         ("grants show alice", ""),
+        ("keys status", ""),
+        ("keys status --json", ""),
+        ("keys rotate", ""),
         ("grants revoke alice", ""),
         *((f"{group} list{form}", "") for group in ("grants", "callers", "applications") for form in ("", " --json")),
     ]

@@ -7,9 +7,9 @@ from datetime import timedelta
 from service.core.assembly import Core, Ports, assemble
 from service.core.audit import Audit
 from service.core.authorization import Authorization
-from service.core.broker import Handout
 from service.core.clock import Clock
 from service.core.directory import Directory
+from service.core.handout import Handout
 from service.core.model import (
     COMPANY,
     AccessToken,

@@ -318,3 +318,16 @@ async def test_events_and_finished_minutes_are_told_to_the_log(
         {"action": "token", "caller": "crm", **alice, "times": 3},
         {"action": "refused", "caller": "-", "code": "invalid_api_key", "times": 3},
     ]
+
+
+async def test_the_counts_of_a_minute_are_told_by_a_flush_and_not_in_the_name_of_whoever_asks_next(
+    audit: Audit, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="service.core.audit")
+    audit.handed_out("crm", ALICE)
+    clock.advance(MINUTE)
+    audit.handed_out("billing", BOB)
+    assert caplog.records == []
+    for _ in range(2):
+        await audit.flush()
+    assert [vars(record)["caller"] for record in caplog.records] == ["crm"]

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.broker import Source
 from service.core.errors import (
     InvalidUpstreamAnswer,
     ReauthorizationRequired,
@@ -14,6 +13,7 @@ from service.core.errors import (
     StoreUnavailable,
     UpstreamUnavailable,
 )
+from service.core.handout import Source
 from service.core.upstream import NotSent
 from tests.support.replicas import ALICE, COMPANYS, THE_COMPANY, VERSATURE, House, Replica
 

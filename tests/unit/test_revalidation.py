@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.broker import Source
 from service.core.errors import StoreUnavailable
+from service.core.handout import Source
 from service.core.model import GrantId
 from service.core.records import Standing
 from service.core.revalidation import Confirmer, Revalidator
