@@ -650,11 +650,11 @@ class MemoryDirectoryStore(_Store):
 
     async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:
         async with self._transaction("change_application"):
-            if name not in self._applications:
+            if name not in self.applications:
                 return None
-            self._applications[name] = change(self._applications[name])
+            self.applications[name] = change(self.applications[name])
             self._version += 1
-            return self._applications[name]
+            return self.applications[name]
 
     async def remove_application(self, name: str) -> bool:
         async with self._transaction("remove_application"):
