@@ -65,6 +65,10 @@ class Metrics:
             "Grants found older in the database than elsewhere in the last ten minutes: it went back in time.",
         )
         self.audit_backlog = self._gauge("audit_backlog_entries", "Entries of the audit that are not written yet.")
+        self.audit_given_up = self._gauge(
+            "audit_given_up_entries",
+            "Entries of the audit that were given up while the database was away.",
+        )
         self._gauge("build_info", "The running version.", "version").labels(__version__).set(1)
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:

@@ -44,6 +44,7 @@ def watch_safety(
 ) -> None:
     """What waits for the database, and a database that is older than it was."""
     metrics.audit_backlog.set_function(lambda: audit.backlog)
+    metrics.audit_given_up.set_function(lambda: audit.given_up)
     health.register("escrow", custody.health)
     health.register("history", recovery.health)
     metrics.escrow_entries.set_function(lambda: custody.count)

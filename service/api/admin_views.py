@@ -94,7 +94,7 @@ class IssuedKeyView(KeyView):
         }
     )
 
-    key: Annotated[str, Field(description="To be sent as `Authorization: Bearer …`")]
+    key: Annotated[str, Field(repr=False, description="To be sent as `Authorization: Bearer …`")]
 
 
 class NewCallerView(CallerView):

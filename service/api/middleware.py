@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
+from service.core.audit import STRANGER, Actor, acting
 from service.core.errors import InternalError, Overloaded
 from service.telemetry import Metrics
 
@@ -44,6 +45,7 @@ class RequestContext:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        acting.set(Actor(STRANGER, request_id))  # until a key tells who it is
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)

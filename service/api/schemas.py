@@ -83,7 +83,7 @@ class Token(BaseModel):
         }
     )
 
-    access_token: str
+    access_token: Annotated[str, Field(repr=False)]
     token_type: Annotated[str, Field(examples=["Bearer"])]
     scope: Annotated[str | None, Field(description="Versature's permission level: a name, never a list")]
     expires_in: Annotated[int, Field(description="Whole seconds left, rounded down")]
@@ -97,7 +97,7 @@ class ConnectLink(BaseModel):
         {"connect_url": "https://broker.example/connect/a-one-use-ticket", "expires_at": "2026-11-23T14:10:00Z"}
     )
 
-    connect_url: str
+    connect_url: Annotated[str, Field(repr=False)]
     expires_at: Instant
 
 

@@ -6,7 +6,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 class Departure:
     """Where to send the browser, and the cookie value that binds the trip to it."""
 
-    authorize_url: str
-    cookie: str
+    authorize_url: str = field(repr=False)
+    cookie: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,7 @@ class Authorization:
             raise InvalidAuthorizationRequest("This login was already used, or was never started here.")
         self._witness(Step.STATE_TAKEN)
         if request.cookie_digest is None or not hmac.compare_digest(request.cookie_digest, secret_digest(cookie or "")):
+            await self._note(Action.CONNECT_FAILED, request, InvalidAuthorizationRequest.code)
             raise InvalidAuthorizationRequest("This login was started in another browser. Start again in this one.")
         try:
             await self._complete(request, code, error)

@@ -235,16 +235,12 @@ async def test_the_audit_is_for_operators_only(front: Front) -> None:
         assert code_of(await front.bare(method, "/audit", bearer(ADMIN_KEY))) == (405, "method_not_allowed")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the pages have no acting caller, so their request's id is not known to the audit"
-)
 async def test_the_end_of_a_connect_tells_in_which_request_it_came(front: Front) -> None:
     arrival = await connect(front.broker, "alice")
     [connected] = await entries(front, "&action=connected")
     assert connected["request_id"] == arrival.headers["X-Request-ID"]
 
 
-@pytest.mark.xfail(strict=True, reason="a login in another browser fails before anything is noted")
 async def test_a_login_that_another_browser_tried_to_finish_leaves_an_entry(front: Front) -> None:
     async with browser_of(front.broker) as browser, browser_of(front.broker) as other:
         callback = await browser.decide("alice", await browser.depart(await invite(front.broker, "alice")))

@@ -25,6 +25,7 @@ from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
 from service.core.records import Due, GrantFilter, Setback
+from service.core.resealing import Kind, Resealed
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
 from tests.contract.databases import RealDatabase, opened, out_of_reach, sqlite_url
@@ -382,6 +383,9 @@ USES: dict[str, Use] = {
     "audit.put": lambda s: s.audit.put([AuditEntry("i", T0, "crm", Action.REFUSED, user=SECRET)]),
     "audit.page": lambda s: s.audit.page(AuditFilter(user=SECRET), after=(T0, SECRET), limit=1),
     "audit.forget": lambda s: s.audit.forget(T0, limit=1),
+    "sealed.heads": lambda s: s.sealed.heads(Kind.VERIFIER, after=(SECRET.encode(),), limit=1),
+    "sealed.page": lambda s: s.sealed.page(Kind.VERIFIER, header=None, after=(SECRET.encode(),), limit=1),
+    "sealed.replace": lambda s: s.sealed.replace(Kind.VERIFIER, [Resealed((SECRET.encode(),), b"old", b"new")]),
 }
 
 

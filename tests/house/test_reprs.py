@@ -7,21 +7,14 @@ import pkgutil
 import re
 from collections.abc import Iterator
 
-import pytest
 from pydantic import BaseModel
 
 import service
+from service.core.authorization import Departure
 
 HOLDS_A_SECRET = re.compile(
     r"(access|refresh)_token|(client_)?secret|cookie|(code_)?verifier|password|ticket|key|material|connect_url"
 )
-KNOWN = {
-    "service.core.authorization.Departure.cookie",
-    "service.api.admin_views.IssuedKeyView.key",
-    "service.api.schemas.Token.access_token",
-    "service.api.schemas.ConnectLink.connect_url",
-}
-"""Printed nowhere today, but nothing would hide them."""
 
 
 def shapes() -> Iterator[type]:
@@ -54,11 +47,10 @@ def showing() -> set[str]:
     }
 
 
-def test_no_shape_of_the_product_shows_a_secret_in_its_repr_but_those_we_know() -> None:
-    assert len(list(shown_fields())) > 200
-    assert showing() - KNOWN == set()
-
-
-@pytest.mark.xfail(strict=True, reason="these four need repr=False; then `KNOWN` goes")
 def test_no_shape_of_the_product_shows_a_secret_in_its_repr() -> None:
+    assert len(list(shown_fields())) > 200
     assert showing() == set()
+
+
+def test_where_a_browser_departs_to_holds_a_state_and_is_not_shown() -> None:
+    assert "https" not in repr(Departure("https://provider.example/?state=secret", "cookie"))
