@@ -94,8 +94,10 @@ class Recovery:
             if not unfinished and not newer and not self._custody.holds(claimed.id):
                 self._alarms.pop(claimed.id, None)
                 return None
-            await self._bring_in(claimed)
+            found = await self._bring_in(claimed)
             self._witness(Step.LOOKED_INTO_ESCROW)
+            if not found and not newer:
+                return None
             current = await self._reread(claimed.id)
             if await self._something_is_newer(current):
                 raise self._alarm(claimed.id)
@@ -105,10 +107,12 @@ class Recovery:
         self._alarms.pop(claimed.id, None)
         return current if current.generation > claimed.generation else None
 
-    async def _bring_in(self, grant: Grant) -> None:
+    async def _bring_in(self, grant: Grant) -> int:
+        """How many answers waited for *grant* and have been brought in."""
         settlements = await self._settle(await self._custody.look(grant))
         if _behind(settlements):
             raise self._alarm(grant.id)
+        return len(settlements)
 
     def _give_back(self, claimed: Grant, claim: Claim, hindrance: BrokerError) -> None:
         """Nothing was sent. Noted like a setback, so that nobody tries the same again at once and for ever."""
