@@ -113,8 +113,9 @@ async def _ends(
     """Let the rest happen, and judge it."""
     if cell.fault in OUTLASTS_CALLERS:
         pause = PAST_LEASE if cell.fault == PAUSED_PAST_LEASE else GONE_FOR_GOOD
-        while time.monotonic() - began < pause + SHORTLY_SECONDS:
-            await callers.ask(stage.steady)
+        while (left := began + pause + SHORTLY_SECONDS - time.monotonic()) > 0:
+            # No longer than the pause: a caller who waits beyond it would see the takeover.
+            await callers.ask(stage.steady, patience=max(left, SHORTLY_SECONDS))
             await asyncio.sleep(SHORTLY_SECONDS)
     if cell.fault in {PAUSED_LONG, RECONNECTED}:
         await callers.until_settled([stage.steady])
