@@ -74,8 +74,10 @@ class SpoolEscrow:
     def _try_out(self) -> None:
         self._make_folder()
         trial = self._folder / f".{secrets.token_hex(16)}.tmp"
-        trial.touch(mode=0o600, exist_ok=False)
-        trial.unlink()
+        try:
+            _write_new(trial, bytes(4096))
+        finally:
+            trial.unlink(missing_ok=True)
 
     def _write(self, name: str, data: bytes) -> None:
         self._make_folder()

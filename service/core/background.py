@@ -89,14 +89,12 @@ class BackgroundRenewer:
         unheard = self._unheard.get(application)
         if unheard is None:
             unheard = self._unheard[application] = []
-            self._errands.run_twice(
-                "claims",
-                lambda: self._release_all(application),
-                then=lambda: self._unheard.pop(application, None),
-            )
+            self._errands.run_twice("claims", lambda: self._release_all(application, unheard))
         unheard.append(attempt_id)
         del unheard[:-MOST_UNHEARD]
 
-    async def _release_all(self, application: str) -> None:
-        for attempt_id in list(self._unheard[application]):
+    async def _release_all(self, application: str, unheard: list[str]) -> None:
+        for attempt_id in list(unheard):
             await self._queue.release_all(application, attempt_id=attempt_id)
+        if self._unheard.get(application) is unheard:  # who is lost from now on gets an errand of its own
+            del self._unheard[application]

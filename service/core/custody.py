@@ -114,10 +114,10 @@ class Custody:
 
     async def entries(self) -> Sequence[EscrowEntry]:
         """All that is known to wait, the oldest first, after asking every escrow that answers."""
+        before, missing = set(self._known), False
         for key in list(self._wanting):
             await self._put(key)
         found: dict[Key, EscrowEntry] = {}
-        before, missing = set(self._known), False
         for escrow in self._places.values():
             try:
                 found |= {_key(entry): entry for entry in await escrow.entries()}
@@ -134,12 +134,13 @@ class Custody:
         known = self._known.get(key)
         if known is None:
             return
+        self._unlearn([key])  # first: what is just being put somewhere is then taken out by whoever puts it
         for escrow in self._places.values():
             try:
                 await escrow.remove(known)
             except EscrowUnavailable:
                 log.warning("an answer that has arrived could not be taken out of an escrow; the next round will")
-        self._unlearn([key])
+        self._unlearn([key])  # a round may have found it meanwhile
         self._witness(Step.CLEARED)
 
     def open(self, entry: EscrowEntry) -> WaitingAnswer | None:

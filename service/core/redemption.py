@@ -113,8 +113,10 @@ class Redeemer:
         reason = _reason_of_death(grant, self._clock)
         if reason is Reason.REVOKED and not self._guard.believes(grant.id):
             doubt = UpstreamUnavailable("The provider refuses one grant after the other; none of it is believed.")
-            self._breaker.trip(application, grant.id.type, doubt, None)
-            return await self._set_back(application, grant, claim, doubt)  # the next probe shall be another grant's
+            pause = self._breaker.trip(application, grant.id.type, doubt, None)
+            # The next probes shall be other grants', however often this one is asked for.
+            aside = min(pause * 2 ** min(grant.failures + 1, 10), self._policy.retry_after_max)
+            return await self._set_back(application, grant, claim, doubt, at_least=aside)
         self._breaker.close(application, grant.id.type)
         return await self._declare_dead(grant, claim, reason, InvalidGrant.label)
 
@@ -200,10 +202,17 @@ class Redeemer:
             return False
 
     async def _set_back(
-        self, application: Application, grant: Grant, claim: Claim, error: UpstreamError, *, uncoded: bool = False
+        self,
+        application: Application,
+        grant: Grant,
+        claim: Claim,
+        error: UpstreamError,
+        *,
+        uncoded: bool = False,
+        at_least: timedelta = timedelta(0),
     ) -> BrokerError:
         now = self._clock.now()
-        error.retry_after = next_retry(grant.failures + 1, self._policy, self._jitter())
+        error.retry_after = max(next_retry(grant.failures + 1, self._policy, self._jitter()), at_least)
         self._breaker.failed(application, grant.id, error)
         setback = Setback(error.code, now, retry_at=now + error.retry_after, finished=True, uncoded=uncoded)
         await self._note(grant, claim, setback)

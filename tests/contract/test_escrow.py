@@ -20,11 +20,15 @@ from redis import Redis
 
 from service.adapters.escrow import STALE, SpoolEscrow
 from service.adapters.redis_escrow import BATCH, INDEX, RedisEscrow
+from service.core.custody import Custody
 from service.core.envelopes import digest, to_bytes
+from service.core.health import READY, Readiness
 from service.core.model import GrantId
+from service.core.policy import Policy
 from service.core.ports import Escrow, EscrowUnavailable
 from service.core.records import EscrowEntry
-from tests.support.memory_ports import MemoryEscrow
+from service.core.vault import Vault
+from tests.support.memory_ports import MemoryEscrow, MemoryKeyring
 from tests.support.servers import Server, redis_server
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +42,7 @@ EVERY_METHOD: dict[str, Callable[[Escrow], Awaitable[object]]] = {
     "look": lambda escrow: escrow.look(ALICE),
     "entries": lambda escrow: escrow.entries(),
     "remove": lambda escrow: escrow.remove(ENTRY),
+    "check": lambda escrow: escrow.check(),
 }
 every_method = pytest.mark.parametrize("ask", EVERY_METHOD.values(), ids=EVERY_METHOD)
 
@@ -640,3 +645,49 @@ async def test_what_cannot_be_written_down_is_refused_as_unavailable(folder: Pat
                 await escrow.put(odd)
             await escrow.remove(odd)
         assert list(await escrow.entries()) == []
+
+
+# Whether an answer would be taken
+
+
+async def test_asking_whether_an_answer_would_be_taken_leaves_nothing_behind(escrow: Escrow, tmp_path: Path) -> None:
+    await escrow.check()
+    await escrow.put(ENTRY)
+    for _ in range(3):
+        await escrow.check()
+    assert list(await escrow.entries()) == [ENTRY]
+    if isinstance(escrow, SpoolEscrow):
+        assert [path.suffix for path in within(tmp_path / "spool")] == [".json"]
+
+
+async def test_a_spool_that_can_never_be_written_shows_in_health_before_anything_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    vault = Vault(MemoryKeyring(), Policy(), lambda: 0.0)
+    health = await Custody(SpoolEscrow(tmp_path / "file" / "spool"), None, vault).health()
+    assert health.readiness is Readiness.DEGRADED
+    assert health.detail == "an escrow takes no answers: the spool folder failed: ENOTDIR"
+    assert await Custody(SpoolEscrow(tmp_path / "spool"), None, vault).health() == READY
+
+
+NO_ROOM = """
+import asyncio, resource, sys
+from pathlib import Path
+from tests.contract.test_escrow import EscrowUnavailable, SpoolEscrow
+
+async def ask(folder):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    try:
+        await SpoolEscrow(folder).check()
+        print("it would be taken")
+    except EscrowUnavailable as refusal:
+        print(refusal, len(list(folder.iterdir())))
+
+asyncio.run(ask(Path(sys.argv[1])))
+"""
+
+
+def test_a_disk_that_takes_names_but_not_one_byte_would_take_no_answer(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.splitlines() == ["the spool folder failed: EFBIG 0"]

@@ -1,5 +1,6 @@
 """The small ports in memory: a keyring that hides nothing, a shared cache and an escrow that remember what they got."""
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -79,15 +80,23 @@ class MemoryTokenCache:
 
 
 class MemoryEscrow:
-    """An `Escrow` in a dictionary; while it is `away`, nobody can ask it anything."""
+    """An `Escrow` in a dictionary.
+
+    While it is `away` nobody can ask it anything; while it is `full` it can be read, but takes nothing. `held` makes
+    the methods named wait for an event before they do anything. `puts` is how often something was brought to it.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[tuple[GrantId, str], EscrowEntry] = {}
-        self.away = False
+        self.away = self.full = False
+        self.held: dict[str, asyncio.Event] = {}
+        self.puts = 0
         self.unreadable = 0
 
     async def put(self, entry: EscrowEntry) -> None:
-        self._check()
+        self.puts += 1
+        await self._wait_for("put")
+        self._check(full=self.full)
         self.kept[entry.grant, entry.attempt_id] = entry
 
     async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
@@ -98,12 +107,17 @@ class MemoryEscrow:
         return sorted(self.kept.values(), key=lambda entry: entry.kept_at)
 
     async def check(self) -> None:
-        self._check()
+        self._check(full=self.full)
 
     async def remove(self, entry: EscrowEntry) -> None:
+        await self._wait_for("remove")
         self._check()
         self.kept.pop((entry.grant, entry.attempt_id), None)
 
-    def _check(self) -> None:
-        if self.away:
-            raise EscrowUnavailable("away")
+    async def _wait_for(self, method: str) -> None:
+        if (gate := self.held.get(method)) is not None:
+            await gate.wait()
+
+    def _check(self, *, full: bool = False) -> None:
+        if self.away or full:
+            raise EscrowUnavailable("away" if self.away else "full")

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from service.core.audit import Action
 from service.core.authorization import Arrival, Departure
 from service.core.errors import (
     ApplicationNotFound,
@@ -25,6 +26,7 @@ from service.core.upstream import Ambiguous, InvalidGrant, NotSent, OtherRefusal
 from tests.support.replicas import ALICE, REDIRECT_URI, THE_COMPANY, VERSATURE, House, Replica, application
 
 CRM = Caller("crm", frozenset({Scope.GRANTS}), users=("*",), applications=("*",))
+TRIP_ENDS = {Action.CONNECTED, Action.CONNECT_FAILED}
 BACK = "https://crm.example/done?x=1"
 
 
@@ -358,3 +360,28 @@ async def test_return_to_may_lead_anywhere_on_an_allowed_origin(house: House, re
 async def test_return_to_leads_nowhere_else(house: House, return_to: str) -> None:
     with pytest.raises(InvalidRequest):
         await traveller(house, return_to=return_to)
+
+
+@pytest.mark.parametrize("meanwhile", ["revocation", "newer login"])
+async def test_a_login_that_came_too_late_is_not_told_as_success(house: House, meanwhile: str) -> None:
+    """Nothing takes its answer for a while, and when the database does, somebody has decided otherwise."""
+    alice = await traveller(house)
+    await house.import_(alice.replica)
+    departure = await alice.depart()
+    house.grants.away_for = {"connect"}
+    alice.replica.spool.away = house.copy.away = True
+    arriving = asyncio.create_task(alice.arrive(departure))
+    await asyncio.sleep(2)
+    house.grants.away_for = set()
+    if meanwhile == "revocation":
+        await alice.replica.broker.revoke(VERSATURE, ALICE)
+    else:
+        newer = house.answer(generation=0, ticket_digest=b"another")
+        await house.grants.connect(ALICE, newer.tokens, at=house.clock.now(), attempt_id="newer")
+    before = await house.row()
+    arrival = await arriving
+    assert isinstance(arrival.failure, AuthorizationExpired)
+    assert await house.row() == before
+    assert (await alice.replica.authorization.look_up(alice.ticket)).completed_at is None
+    noted = [(entry.action, entry.code) for entry in house.audit.rows.values() if entry.action in TRIP_ENDS]
+    assert noted == [(Action.CONNECT_FAILED, "authorization_expired")]

@@ -216,3 +216,18 @@ def test_there_is_room_for_everybody_for_nobody_or_for_one_probe() -> None:
     assert bench.room() == 1
     bench.breaker.close(VERSATURE, USERS)
     assert bench.room() is None
+
+
+def test_a_longer_retry_after_extends_an_open_circuit_and_a_shorter_one_changes_nothing() -> None:
+    bench = Bench()
+    assert bench.trip() == 1
+    assert bench.trip(retry_after=1800) == 1800
+    bench.clock.advance(100)
+    assert bench.trip(retry_after=60) == 1700
+    assert bench.trip() == 1700
+    assert bench.trip(retry_after=86_400) == 3600
+    bench.clock.advance(3599)
+    assert not bench.passes()
+    bench.clock.advance(1)
+    assert bench.passes()
+    assert bench.trip() == 2, "the extensions are no failures of their own"

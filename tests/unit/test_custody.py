@@ -1,7 +1,7 @@
 """Rule 4: what the database cannot take waits where it survives this process, and is found again."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -15,7 +15,10 @@ from service.core.records import EscrowEntry
 from service.core.steps import Step
 from service.core.vault import Vault
 from tests.support.memory_ports import MemoryEscrow
+from tests.support.memory_stores import blank_grant
 from tests.support.replicas import ALICE, BOB, House
+
+ROW = blank_grant(ALICE)
 
 
 @dataclass
@@ -43,8 +46,8 @@ async def test_an_answer_is_spooled_first_and_then_copied(places: Places) -> Non
     answer = places.house.answer()
     assert await places.custody.keep(answer)
     assert places.steps == [Step.SPOOLED, Step.COPIED]
-    assert await places.next_life.look(ALICE) == [answer]
-    assert await places.elsewhere.look(ALICE) == [answer]
+    assert await places.next_life.look(ROW) == [answer]
+    assert await places.elsewhere.look(ROW) == [answer]
 
 
 @pytest.mark.parametrize(("away", "kept"), [("spool", Step.COPIED), ("copy", Step.SPOOLED)])
@@ -80,21 +83,21 @@ async def test_looking_raises_when_any_place_cannot_be_asked_although_the_other_
     await places.custody.keep(places.house.answer())
     getattr(places, away).away = True
     with pytest.raises(StoreUnavailable):
-        await places.custody.look(ALICE)
+        await places.custody.look(ROW)
 
 
 async def test_looking_finds_every_answer_of_that_grant_once_and_no_other(places: Places) -> None:
     first, second = places.house.answer(attempt_id="1"), places.house.answer(attempt_id="2")
     for answer in (first, second, places.house.answer(BOB)):
         await places.custody.keep(answer)
-    found = await places.custody.look(ALICE)
+    found = await places.custody.look(ROW)
     assert sorted(found, key=lambda answer: answer.attempt_id) == [first, second]
 
 
 async def test_what_was_found_elsewhere_is_known_from_then_on(places: Places) -> None:
     await places.custody.keep(places.house.answer())
     assert not places.elsewhere.holds(ALICE)
-    await places.elsewhere.look(ALICE)
+    await places.elsewhere.look(ROW)
     assert places.elsewhere.holds(ALICE)
 
 
@@ -151,8 +154,8 @@ async def test_a_place_that_is_away_when_an_answer_arrives_does_not_stop_the_oth
     await places.custody.clear(answer)
     assert places.copy.kept == {}
     places.spool.away = False
-    [entry] = await places.custody.entries()
-    await places.custody.clear(entry)
+    assert len(await places.custody.entries()) == 1
+    await places.custody.clear(answer)
     assert places.spool.kept == {}
 
 
@@ -180,7 +183,7 @@ async def test_an_entry_that_was_moved_does_not_open(
     assert places.custody.open(forged) is None
     await places.copy.put(forged)
     with pytest.raises(StoreUnavailable):
-        await places.custody.look(forged.grant)
+        await places.custody.look(blank_grant(forged.grant))
 
 
 async def test_an_entry_under_another_sealing_key_waits_until_the_key_is_known(places: Places) -> None:
@@ -201,7 +204,7 @@ async def test_everything_about_an_answer_comes_back(places: Places) -> None:
     bare = replace(bare, tokens=tokens)
     for answer in (login, bare):
         await places.custody.keep(answer)
-        assert await places.next_life.look(answer.grant) == [answer]
+        assert await places.next_life.look(blank_grant(answer.grant)) == [answer]
 
 
 async def test_no_secret_shows_when_answers_are_printed(places: Places) -> None:
@@ -226,10 +229,8 @@ async def test_answers_that_wait_and_places_that_are_away_show_in_health(places:
     waiting = await places.custody.health()
     assert (waiting.readiness, waiting.detail) == (Readiness.DEGRADED, shown(answer))
     places.copy.away = True
-    await places.custody.entries()
-    assert "an escrow cannot be asked" in str((await places.custody.health()).detail)
+    assert (await places.custody.health()).detail == "an escrow takes no answers: away"
     places.copy.away = False
-    await places.custody.entries()
     await places.custody.clear(answer)
     assert (await places.custody.health()).readiness is Readiness.READY
 
@@ -245,3 +246,130 @@ async def test_a_spool_that_takes_nothing_shows_in_health_though_the_copy_does(p
     await places.custody.entries()
     await places.custody.clear(answer)
     assert (await places.custody.health()).readiness is Readiness.READY
+
+
+@pytest.mark.parametrize("refusal", ["away", "full"])
+@pytest.mark.parametrize("refusing", [["spool"], ["copy"], ["spool", "copy"]], ids=" and ".join)
+async def test_what_a_place_refused_for_a_moment_is_kept_there_by_the_next_round_and_health_says_so_meanwhile(
+    places: Places, refusing: list[str], refusal: str
+) -> None:
+    for place in refusing:
+        setattr(getattr(places, place), refusal, True)
+    answer = places.house.answer()
+    assert await places.custody.keep(answer) is (len(refusing) < 2)
+    await places.custody.entries()
+    health = await places.custody.health()
+    assert (health.readiness, health.detail) == (Readiness.DEGRADED, f"an escrow takes no answers: {refusal}")
+    for place in refusing:
+        setattr(getattr(places, place), refusal, False)
+    await places.custody.entries()
+    assert list(places.spool.kept.values()) == list(places.copy.kept.values()) != []
+    assert await places.custody.keep(answer)
+    puts = places.spool.puts, places.copy.puts
+    await places.custody.entries()
+    assert (places.spool.puts, places.copy.puts) == puts
+    assert (await places.custody.health()).detail == shown(answer)
+    await places.custody.clear(answer)
+    assert (places.spool.kept, places.copy.kept, places.custody.count) == ({}, {}, 0)
+
+
+async def test_a_round_while_an_answer_is_just_being_kept_forgets_nothing(places: Places) -> None:
+    answer = places.house.answer()
+    places.spool.held["put"] = gate = asyncio.Event()
+    keeping = asyncio.create_task(places.custody.keep(answer))
+    await asyncio.sleep(0)
+    listing = asyncio.create_task(places.custody.entries())
+    await asyncio.sleep(0.1)
+    gate.set()
+    assert await keeping
+    assert [entry.grant for entry in await listing] == [ALICE]
+    assert (places.custody.holds(ALICE), places.custody.count) == (True, 1)
+    await places.custody.clear(answer)
+    assert (places.spool.kept, places.copy.kept, places.custody.count) == ({}, {}, 0)
+
+
+class LateListing(MemoryEscrow):
+    """Its listing is as of the moment it was asked for, and arrives only once `arrives` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrives, self.asked = asyncio.Event(), asyncio.Event()
+
+    async def entries(self) -> Sequence[EscrowEntry]:
+        found = await super().entries()
+        self.asked.set()
+        await self.arrives.wait()
+        return found
+
+
+async def test_what_is_kept_while_a_round_lists_is_not_forgotten_by_it(house: House) -> None:
+    spool, copy = LateListing(), LateListing()
+    custody = Custody(spool, copy, Vault(house.keyring, house.policy, lambda: 0.0))
+    listing = asyncio.create_task(custody.entries())
+    await spool.asked.wait()
+    keeping = asyncio.create_task(custody.keep(house.answer()))
+    await asyncio.sleep(0)
+    copy.held["put"] = gate = asyncio.Event()
+    spool.arrives.set()
+    await copy.asked.wait()
+    gate.set()
+    assert await keeping
+    copy.arrives.set()
+    await listing
+    assert custody.holds(ALICE)
+
+
+async def test_what_is_kept_while_a_round_keeps_another_and_lists_is_not_forgotten_by_it(house: House) -> None:
+    spool, copy = LateListing(), LateListing()
+    custody = Custody(spool, copy, Vault(house.keyring, house.policy, lambda: 0.0))
+    spool.away = True
+    await custody.keep(house.answer(BOB))
+    spool.away = False
+    spool.held["put"] = bobs = asyncio.Event()
+    listing = asyncio.create_task(custody.entries())
+    await asyncio.sleep(0)
+    spool.held["put"] = alices = asyncio.Event()
+    keeping = asyncio.create_task(custody.keep(house.answer()))
+    await asyncio.sleep(0)
+    bobs.set()
+    await spool.asked.wait()
+    copy.held["put"] = copied = asyncio.Event()
+    alices.set()
+    spool.arrives.set()
+    await copy.asked.wait()
+    copied.set()
+    assert await keeping
+    copy.arrives.set()
+    await listing
+    assert custody.holds(ALICE)
+
+
+@pytest.mark.parametrize("place", ["spool", "copy"])
+async def test_what_arrives_while_it_is_just_being_kept_leaves_nothing_behind(places: Places, place: str) -> None:
+    answer = places.house.answer()
+    getattr(places, place).held["put"] = gate = asyncio.Event()
+    keeping = asyncio.create_task(places.custody.keep(answer))
+    await asyncio.sleep(0.1)
+    await places.custody.clear(answer)
+    gate.set()
+    await keeping
+    assert (places.spool.kept, places.copy.kept) == ({}, {})
+    assert (places.custody.count, places.custody.holds(ALICE)) == (0, False)
+
+
+async def test_what_is_kept_in_one_place_while_it_is_taken_out_of_the_other_leaves_nothing_behind(
+    places: Places,
+) -> None:
+    answer = places.house.answer()
+    places.spool.held["put"] = put = asyncio.Event()
+    places.copy.held["remove"] = remove = asyncio.Event()
+    keeping = asyncio.create_task(places.custody.keep(answer))
+    await asyncio.sleep(0.1)
+    clearing = asyncio.create_task(places.custody.clear(answer))
+    await asyncio.sleep(0.1)
+    put.set()
+    await asyncio.sleep(0.1)
+    remove.set()
+    await asyncio.gather(keeping, clearing)
+    assert (places.spool.kept, places.copy.kept) == ({}, {})
+    assert (places.custody.count, places.custody.holds(ALICE)) == (0, False)

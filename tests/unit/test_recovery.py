@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
 from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable
-from service.core.model import Application, GrantId, GrantState, WaitingAnswer
+from service.core.model import Application, GrantId, GrantState, SealedTokens, WaitingAnswer
 from service.core.records import AuthorizationRequest, CachedToken
-from service.core.upstream import NotSent
-from tests.support.replicas import ALICE, BOB, HOUR, REVOCABLE, VERSATURE, House, Replica
+from service.core.upstream import NotSent, RefusedWithoutCode
+from tests.support.memory_stores import MemoryGrantStore
+from tests.support.replicas import ALICE, BOB, HOUR, REDIRECT_URI, REVOCABLE, VERSATURE, House, Replica
 
 TICKET = b"ticket"
 
@@ -213,6 +215,7 @@ async def test_what_could_not_be_handed_back_waits_until_the_provider_is_told(ho
         assert fresh.custody.holds(ALICE)
     assert issued not in house.server.revoked
     house.server.forget_script()
+    await asyncio.sleep(30)
     await fresh.recovery.replay()
     assert house.server.revoked.count(issued) == 1
     assert nothing_waits(house, fresh)
@@ -310,3 +313,116 @@ async def test_an_answer_that_finds_the_database_gone_back_is_kept_although_it_n
     [entry] = replica.spool.kept.values()
     assert (entry.grant, entry.generation) == (ALICE, 2)
     assert (await house.row()) == backup
+
+
+async def test_a_login_that_waited_does_not_undo_a_revocation_two_seconds_later(house: House, replica: Replica) -> None:
+    await house.import_(replica)
+    await asyncio.sleep(1)
+    answer = await login(house)
+    fresh = await wait(house, answer)
+    await asyncio.sleep(2)
+    await replica.broker.revoke(REVOCABLE, ALICE)
+    before = await house.row()
+    fresh = await started(house, fresh)
+    await fresh.recovery.replay()
+    request = await house.requests.find(TICKET)
+    assert request is not None
+    assert (await house.row(), before.state, request.completed_at) == (before, GrantState.REVOKED, None)
+    assert house.server.good == set()
+    assert nothing_waits(house, fresh)
+
+
+async def test_a_login_that_waited_does_not_undo_a_newer_one_two_seconds_later(house: House) -> None:
+    fresh = await wait(house, await login(house))
+    await asyncio.sleep(2)
+    newer = house.answer(generation=0, attempt_id="a newer login", ticket_digest=TICKET)
+    await house.grants.connect(ALICE, newer.tokens, at=house.clock.now(), attempt_id=newer.attempt_id)
+    before = await house.row()
+    await fresh.recovery.replay()
+    assert await house.row() == before
+    assert nothing_waits(house, fresh)
+
+
+async def test_a_login_that_ends_while_the_grant_is_revoked_still_wins(house: House, replica: Replica) -> None:
+    """Its person was there last, as far as anybody can tell."""
+    await house.import_(replica)
+    request = AuthorizationRequest(TICKET, ALICE, "crm", None, house.clock.now() + HOUR)
+    await house.requests.add(request)
+    silence = house.server.fall_silent()
+    redeeming = asyncio.create_task(replica.exchange.redeem(VERSATURE, request, house.server.code(), REDIRECT_URI))
+    await silence.arrived.wait()
+    house.server.speak()
+    await asyncio.sleep(1)
+    await replica.broker.revoke(VERSATURE, ALICE)
+    silence.release()
+    await redeeming
+    assert (await house.row()).state is GrantState.CONNECTED
+    assert (await house.stored())[1] in house.server.good
+
+
+async def test_a_day_of_a_provider_that_will_not_be_told_costs_few_requests_and_then_it_is_told(
+    house: House, replica: Replica
+) -> None:
+    dead, issued = await revoked_with_an_answer_waiting(house, replica)
+    fresh = await started(house, dead)
+    house.server.calls.clear()
+    house.server.always(RefusedWithoutCode("400"))
+    for _ in range(24 * 360):
+        await fresh.recovery.replay()
+        await asyncio.sleep(10)
+    assert 20 <= house.server.count("revocation") <= 35
+    house.server.forget_script()
+    await asyncio.sleep(3600)
+    await fresh.recovery.replay()
+    assert house.server.revoked.count(issued) == 1
+    assert nothing_waits(house, fresh)
+
+
+async def test_an_answer_ahead_of_the_database_is_neither_written_anew_nor_tried_every_round(
+    house: House, replica: Replica
+) -> None:
+    await house.import_(replica)
+    fresh = await wait(house, house.answer(generation=5))
+    puts, saves = (fresh.spool.puts, house.copy.puts), house.grants.calls["save"]
+    for _ in range(30 * 60):
+        await fresh.recovery.replay()
+        await asyncio.sleep(2)
+    assert (fresh.spool.puts, house.copy.puts) == puts
+    assert 6 <= house.grants.calls["save"] - saves <= 10
+    assert len(fresh.spool.kept) == len(house.copy.kept) == 1
+
+
+class Picky(MemoryGrantStore):
+    """Its driver chokes on what is to be saved for `poison`."""
+
+    poison: GrantId | None = None
+
+    async def save(
+        self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
+    ) -> bool:
+        if grant == self.poison:
+            raise ValueError("no such column")
+        return await super().save(grant, generation=generation, attempt_id=attempt_id, tokens=tokens, at=at)
+
+
+async def test_one_answer_that_breaks_whoever_touches_it_hinders_no_other(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.grants = grants = Picky(house.clock)
+    replica = house.replica()
+    users = [GrantId("versature", f"user-{number}") for number in range(25)]
+    answers = []
+    for user in users:
+        await house.import_(replica, user)
+        answers.append(house.answer(user))
+        await asyncio.sleep(0.01)
+    grants.poison = users[0]
+    fresh = await wait(house, *answers)
+    await fresh.recovery.replay()
+    assert [(await house.row(user)).generation for user in users] == [1] + [2] * 24
+    assert list(fresh.spool.kept) == [(users[0], "an attempt")]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    grants.poison = None
+    await asyncio.sleep(60)
+    await fresh.recovery.replay()
+    assert nothing_waits(house, fresh)

@@ -1,12 +1,13 @@
 """Rules 3 and 9: before a refresh token is used, whoever uses it knows that no answer has spent it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from service.core.errors import StoreUnavailable, UpstreamUnavailable
+from service.core.errors import BrokerError, StoreUnavailable, UpstreamUnavailable
 from service.core.health import Readiness
 from service.core.model import AccessToken, WaitingAnswer
 from service.core.records import AuthorizationRequest
@@ -17,11 +18,41 @@ from tests.support.replicas import ALICE, COMPANYS, HOUR, REDIRECT_URI, THE_COMP
 
 LEASE_AND_TAKEOVER = 61
 
+Way = Callable[[House, Replica], Awaitable[AccessToken]]
 
-async def fly(house: House, replica: Replica) -> AccessToken:
-    """What the background would do for alice."""
+
+async def by_a_caller(house: House, replica: Replica) -> AccessToken:
     flight, _ = replica.renewer.fly(VERSATURE, await house.row())
     return await flight
+
+
+async def by_the_background(house: House, replica: Replica) -> AccessToken:
+    """As soon as alice is due, and not set back any more."""
+    await replica.directory.check()
+    await house.queue.note_asked([ALICE], at=house.clock.now())
+    row = await house.row()
+    wake_at = max(at for at in (row.due_at, row.retry_at, house.clock.now()) if at is not None)
+    await asyncio.sleep((wake_at - house.clock.now()).total_seconds())
+    await replica.background.tick()
+    flight, collapsed = replica.renewer.fly(VERSATURE, row)
+    assert collapsed, "the background claimed nothing"
+    return await flight
+
+
+@pytest.fixture(params=[by_a_caller, by_the_background])
+def fly(request: pytest.FixtureRequest) -> Way:
+    way: Way = request.param
+    return way
+
+
+@pytest.fixture
+def replica(house: House) -> Replica:
+    return process(house)
+
+
+def process(house: House) -> Replica:
+    """One that knows its application, as the background has to."""
+    return house.replica(settings=VERSATURE)
 
 
 async def restore(house: House, replica: Replica, renewals: int = 1) -> None:
@@ -30,7 +61,7 @@ async def restore(house: House, replica: Replica, renewals: int = 1) -> None:
     await house.import_(replica)
     backup = await house.row()
     for _ in range(renewals):
-        await fly(house, replica)
+        await by_a_caller(house, replica)
     house.grants.put(backup)
     house.server.calls.clear()
 
@@ -71,14 +102,17 @@ async def test_an_answer_known_to_wait_that_cannot_be_looked_at_forbids_to_redee
     assert house.server.calls == []
 
 
-async def test_a_database_older_than_the_cache_is_an_alarm_and_nothing_is_sent(house: House, replica: Replica) -> None:
+async def test_a_database_older_than_the_cache_is_an_alarm_and_nothing_is_sent(
+    house: House, replica: Replica, fly: Way
+) -> None:
     await restore(house, replica)
-    fresh = house.replica()
+    fresh = process(house)
     assert (await fresh.recovery.health()).readiness is Readiness.READY
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             await fly(house, fresh)
     assert house.server.calls == []
+    await asyncio.sleep(0.1)
     assert alarmed(fresh, 1)
     health = await fresh.recovery.health()
     assert (health.readiness, health.detail) == (
@@ -94,9 +128,11 @@ async def test_the_newer_token_is_handed_out_meanwhile(house: House, replica: Re
     assert house.server.calls == []
 
 
-async def test_the_alarm_ends_with_an_import_even_of_a_lower_generation(house: House, replica: Replica) -> None:
+async def test_the_alarm_ends_with_an_import_even_of_a_lower_generation(
+    house: House, replica: Replica, fly: Way
+) -> None:
     await restore(house, replica, renewals=3)
-    fresh = house.replica()
+    fresh = process(house)
     with pytest.raises(StoreUnavailable):
         await fly(house, fresh)
     await asyncio.sleep(1)
@@ -107,9 +143,9 @@ async def test_the_alarm_ends_with_an_import_even_of_a_lower_generation(house: H
     assert alarmed(fresh, 0)
 
 
-async def test_the_alarm_ends_with_a_connect(house: House, replica: Replica) -> None:
+async def test_the_alarm_ends_with_a_connect(house: House, replica: Replica, fly: Way) -> None:
     await restore(house, replica, renewals=3)
-    fresh = house.replica()
+    fresh = process(house)
     with pytest.raises(StoreUnavailable):
         await fly(house, fresh)
     await asyncio.sleep(1)
@@ -120,9 +156,9 @@ async def test_the_alarm_ends_with_a_connect(house: House, replica: Replica) -> 
     assert alarmed(fresh, 0)
 
 
-async def test_the_alarm_ends_by_itself_when_the_cached_token_is_gone(house: House, replica: Replica) -> None:
+async def test_the_alarm_ends_by_itself_when_the_cached_token_is_gone(house: House, replica: Replica, fly: Way) -> None:
     await restore(house, replica)
-    fresh = house.replica()
+    fresh = process(house)
     with pytest.raises(StoreUnavailable):
         await fly(house, fresh)
     await asyncio.sleep(3600)
@@ -131,7 +167,7 @@ async def test_the_alarm_ends_by_itself_when_the_cached_token_is_gone(house: Hou
     assert alarmed(fresh, 0)
 
 
-async def test_an_alarm_that_nobody_repeats_ends_after_a_while(house: House, replica: Replica) -> None:
+async def test_an_alarm_that_nobody_repeats_ends_after_a_while(house: House, replica: Replica, fly: Way) -> None:
     await restore(house, replica)
     with pytest.raises(StoreUnavailable):
         await fly(house, replica)
@@ -157,7 +193,9 @@ async def test_an_escrow_entry_based_on_something_newer_is_the_same_alarm_and_st
     assert (await house.row()).generation == 1
 
 
-async def test_that_alarm_too_ends_with_an_import_and_the_entry_is_let_go(house: House, replica: Replica) -> None:
+async def test_that_alarm_too_ends_with_an_import_and_the_entry_is_let_go(
+    house: House, replica: Replica, fly: Way
+) -> None:
     await house.import_(replica)
     await replica.custody.keep(house.answer(generation=5))
     with pytest.raises(StoreUnavailable):
@@ -169,7 +207,10 @@ async def test_that_alarm_too_ends_with_an_import_and_the_entry_is_let_go(house:
     assert alarmed(replica, 0)
 
 
-async def test_a_newer_token_whose_answer_waits_in_escrow_is_no_alarm(house: House, replica: Replica) -> None:
+@pytest.mark.parametrize("restored", [False, True], ids=["its claim stands", "of its claim nothing is known"])
+async def test_a_newer_token_whose_answer_waits_in_escrow_is_no_alarm(
+    house: House, replica: Replica, fly: Way, restored: bool
+) -> None:
     """It was published before the database took it, by a process that died since."""
     await house.import_(replica)
     await asyncio.sleep(3600)
@@ -177,14 +218,19 @@ async def test_a_newer_token_whose_answer_waits_in_escrow_is_no_alarm(house: Hou
     published = (await replica.ask()).token
     replica.die()
     house.grants.away_for = set()
-    other = house.replica()
+    if restored:
+        house.grants.put(replace(await house.row(), claim=None))
+    await asyncio.sleep(LEASE_AND_TAKEOVER)
+    other = process(house)
     assert (await fly(house, other)) == published
     assert (await house.row()).generation == 2
     assert alarmed(other, 0)
     assert house.server.count("refresh") == 1
 
 
-async def test_a_cached_token_under_a_sealing_key_that_is_not_ours_is_no_alarm(house: House, replica: Replica) -> None:
+async def test_a_cached_token_under_a_sealing_key_that_is_not_ours_is_no_alarm(
+    house: House, replica: Replica, fly: Way
+) -> None:
     await house.import_(replica)
     foreign = MemoryKeyring()
     foreign.sealing = "foreign"
@@ -316,3 +362,91 @@ async def test_a_probe_that_may_not_be_sent_for_want_of_escrow_leaves_its_place_
 async def half_open(replica: Replica) -> None:
     pause = replica.breaker.trip(VERSATURE, ALICE.type, UpstreamUnavailable("x"), None)
     await asyncio.sleep(pause.total_seconds())
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["its token is cached", "nothing is cached"])
+async def test_an_answer_that_is_only_in_memory_is_stored_before_anything_is_sent(
+    house: House, replica: Replica, fly: Way, cached: bool
+) -> None:
+    house.server.rotation = Rotation.STRICT
+    await house.import_(replica)
+    await asyncio.sleep(3600)
+    replica.spool.full = house.copy.full = True
+    house.grants.away_for = {"save"}
+    await replica.ask()
+    if not cached:
+        await house.shared.forget(ALICE)
+    await asyncio.sleep(LEASE_AND_TAKEOVER)
+    house.grants.away_for = set()  # and the saver has not tried again yet
+    assert (await fly(house, replica)).generation == 2
+    assert (house.server.count("refresh"), house.server.reused) == (1, [])
+    assert not replica.custody.holds(ALICE)
+
+
+async def leave_behind(house: House, damage: str) -> None:
+    """An answer for alice in the copy that does not open."""
+    if damage == "retired key":
+        house.keyring.sealing = "retired"
+        house.keyring.known.add("retired")
+    await house.replica().custody.keep(house.answer())
+    house.keyring.sealing = "k1"
+    house.keyring.known = {"k1"}
+    if damage == "broken seal":
+        house.copy.kept = {key: replace(entry, sealed=b"broken") for key, entry in house.copy.kept.items()}
+
+
+async def connect(house: House, replica: Replica) -> None:
+    request = AuthorizationRequest(b"ticket", ALICE, "crm", None, house.clock.now() + HOUR)
+    await replica.exchange.redeem(VERSATURE, request, house.server.code(), REDIRECT_URI)
+
+
+@pytest.mark.parametrize("damage", ["retired key", "broken seal"])
+@pytest.mark.parametrize("anew", [House.import_, connect], ids=["import", "connect"])
+async def test_what_does_not_open_hinders_nobody_who_was_connected_anew_since(
+    house: House, replica: Replica, fly: Way, damage: str, anew: Callable[[House, Replica], Awaitable[object]]
+) -> None:
+    await house.import_(replica)
+    await leave_behind(house, damage)
+    await asyncio.sleep(1)
+    await anew(house, replica)
+    await replica.recovery.replay()
+    assert replica.custody.holds(ALICE)
+    assert (await fly(house, replica)).generation == 3
+
+
+@pytest.mark.parametrize(("damage", "code"), [("retired key", "key_unavailable"), ("broken seal", "store_unavailable")])
+async def test_what_does_not_open_and_may_have_spent_the_token_forbids_to_send_it(
+    house: House, replica: Replica, fly: Way, damage: str, code: str
+) -> None:
+    await house.import_(replica)
+    await leave_behind(house, damage)
+    await replica.recovery.replay()
+    with pytest.raises(BrokerError) as caught:
+        await fly(house, replica)
+    assert caught.value.code == code
+    assert house.server.calls == []
+
+
+async def test_a_claim_given_back_for_want_of_escrow_is_a_setback_that_tells_callers_how_long(
+    house: House, replica: Replica
+) -> None:
+    await unfinished(house)
+    await asyncio.sleep(LEASE_AND_TAKEOVER)
+    house.copy.away = True
+    for failures in range(1, 6):
+        with pytest.raises(StoreUnavailable):
+            await replica.ask()
+        await asyncio.sleep(0.01)
+        row = await house.row()
+        assert row.last_error is not None
+        assert row.retry_at is not None
+        assert (row.claim, row.failures, row.last_error.code) == (None, failures, "store_unavailable")
+        claims = house.grants.calls["claim"]
+        with pytest.raises(StoreUnavailable) as caught:
+            await replica.ask()
+        left = row.retry_at - house.clock.now()
+        assert caught.value.retry_after == left
+        assert left.total_seconds() == pytest.approx(2 ** (failures - 1), abs=0.02)
+        assert house.grants.calls["claim"] == claims
+        await asyncio.sleep(left.total_seconds())
+    assert house.server.count("refresh") == 1

@@ -257,3 +257,44 @@ async def test_what_is_published_is_what_was_saved_and_reaches_the_shared_cache(
     assert (await house.stored())[0] == token
     assert await house.shared_token() == token
     assert replica.spool.kept == {}
+
+
+async def test_a_revocation_while_an_answer_is_slowly_put_into_escrow_keeps_its_token_from_everybody(
+    house: House, replica: Replica
+) -> None:
+    """The database takes its time too, and has been asked meanwhile."""
+    await house.import_(replica)
+    await asyncio.sleep(3600)
+    replica.spool.held["put"] = gate = asyncio.Event()
+    house.grants.away_for = {"save"}
+    asking = asyncio.create_task(replica.ask(app=REVOCABLE))
+    await asyncio.sleep(0.3)
+    await house.replica().broker.revoke(REVOCABLE, ALICE)
+    house.grants.away_for = set()
+    await asyncio.sleep(2)
+    silence = house.server.fall_silent()  # the provider takes its time to take the answer back
+    gate.set()
+    await silence.arrived.wait()
+    await asyncio.sleep(1)
+    assert (asking.done(), await house.shared_token(), len(replica.local)) == (False, None, 0)
+    silence.release()
+    with pytest.raises(ReauthorizationRequired):
+        await asking
+    assert await replica.saver.drain(HOUR) == 0
+    assert (await house.shared_token(), len(replica.local)) == (None, 0)
+    assert house.server.good == set()
+    assert (replica.spool.kept, house.copy.kept) == ({}, {})
+
+
+async def test_a_token_from_escrow_does_not_count_as_confirmed_by_the_database(house: House, replica: Replica) -> None:
+    await house.import_(replica)
+    await asyncio.sleep(3600)
+    house.grants.away_for = {"save"}
+    token = (await replica.ask()).token
+    entry = replica.local.peek(ALICE)
+    assert entry is not None
+    assert entry.token == token
+    assert entry.serve_until <= house.clock.timestamp()
+    await house.replica().broker.revoke(VERSATURE, ALICE)
+    with pytest.raises(ReauthorizationRequired):
+        await replica.ask()

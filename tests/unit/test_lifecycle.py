@@ -1,0 +1,63 @@
+"""A process starts, whatever an earlier one left behind."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from service.core.errors import StoreUnavailable
+from service.core.health import READY, PartHealth
+from service.core.records import EscrowEntry
+from service.lifecycle import Container
+from tests.support.memory_ports import MemoryEscrow
+from tests.support.replicas import VERSATURE, House, Replica
+
+
+class Broken(MemoryEscrow):
+    """Fails in a way that nobody thought of."""
+
+    async def entries(self) -> Sequence[EscrowEntry]:
+        raise RuntimeError("nobody thought of this")
+
+
+async def durable() -> PartHealth:
+    return READY
+
+
+def container(replica: Replica) -> Container:
+    """As much of one as its start needs."""
+    parts: dict[str, Any] = dict.fromkeys(Container.__dataclass_fields__)
+    parts |= {
+        "database": SimpleNamespace(is_sqlite=False),
+        "services": SimpleNamespace(directory=replica.directory),
+        "core": replica,
+        "durability": durable,
+        "_works_alone": False,
+        "_tasks": [],
+    }
+    return Container(**parts)
+
+
+async def test_an_escrow_that_cannot_be_replayed_does_not_keep_a_process_from_starting(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica = house.replica(settings=VERSATURE, spool=Broken())
+    await container(replica).start()
+    assert "escrow could not be replayed" in caplog.messages
+    await house.import_(replica)
+    assert (await replica.ask()).token.generation == 1
+
+
+async def test_a_database_that_does_not_take_what_waits_does_not_keep_a_process_from_starting(house: House) -> None:
+    dead = house.replica()
+    await house.import_(dead)
+    await dead.custody.keep(house.answer())
+    house.grants.away_for = {"save"}
+    replica = house.replica(settings=VERSATURE, spool=dead.spool)
+    await container(replica).start()
+    with pytest.raises(StoreUnavailable):
+        await replica.recovery.replay()
+    house.grants.away_for = set()
+    await replica.recovery.replay()
+    assert (await house.row()).generation == 2
