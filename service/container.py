@@ -10,6 +10,7 @@ from service.adapters.redis_cache import RedisTokenCache
 from service.adapters.redis_escrow import RedisEscrow
 from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_authorizations import SqlAuthorizationStore
+from service.adapters.sql_census import SqlCensusStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
@@ -22,6 +23,7 @@ from service.core.administration import Administration
 from service.core.assembly import Core, Ports, assemble
 from service.core.audit import Audit
 from service.core.authorization import Authorization
+from service.core.census import Census
 from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.health import Health
@@ -35,13 +37,14 @@ from service.core.steps import Witness, nobody
 from service.core.vault import Vault
 from service.lifecycle import Container, Duty, Ending
 from service.telemetry import Metrics
-from service.watching import watch, watch_safety
+from service.watching import watch, watch_core, watch_safety
 
 log = logging.getLogger(__name__)
 
 REPLAY_EVERY = timedelta(seconds=2)
 REVOKE_EVERY = timedelta(seconds=10)
 AUDIT_EVERY = timedelta(seconds=3)
+CENSUS_EVERY = timedelta(minutes=1)
 FORGET_EVERY = timedelta(minutes=10)
 EXCHANGES_AT_ONCE = 10
 """Connections kept for logins and revocations while renewals use all of theirs."""
@@ -73,9 +76,7 @@ def build(
     directory = _directory(settings, rows, vault, clock)
     audit_rows = SqlAuditStore(database)
     audit = Audit(audit_rows, clock)
-    core = assemble(
-        ports, directory, audit, clock, policy, random.random, skew=skew, count_lost=metrics.count_lost, witness=witness
-    )
+    core = _core(ports, directory, audit, clock, policy, skew, metrics, witness)
     services = Services(
         broker=core.broker,
         directory=directory,
@@ -91,19 +92,46 @@ def build(
     )
     database_health = DatabaseHealth(database, skew, clock)
     watch(health, metrics, database, database_health, directory, keyring, redis, skew)
+    census = Census(SqlCensusStore(database), clock, CENSUS_EVERY)
+    watch_core(metrics, core, keyring, census)
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
         services=services,
         core=core,
         durability=database_health.durability,
+        census=census,
         clock=clock,
-        _duties=_duties(settings, core, audit),
+        _duties=_duties(settings, core, audit, census),
         _drains=(core.exchange, core.renewer, core.saver, core.errands, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
         _ending=ending or Ending(),
         _works_alone=works_alone,
+    )
+
+
+def _core(
+    ports: Ports,
+    directory: Directory,
+    audit: Audit,
+    clock: Clock,
+    policy: Policy,
+    skew: ClockSkew,
+    metrics: Metrics,
+    witness: Witness,
+) -> Core:
+    return assemble(
+        ports,
+        directory,
+        audit,
+        clock,
+        policy,
+        random.random,
+        skew=skew,
+        count_lost=metrics.count_lost,
+        witness=witness,
+        observer=metrics,
     )
 
 
@@ -128,13 +156,14 @@ def _ports(
     )
 
 
-def _duties(settings: Settings, core: Core, audit: Audit) -> tuple[Duty, ...]:
+def _duties(settings: Settings, core: Core, audit: Audit, census: Census) -> tuple[Duty, ...]:
     policy, kept = settings.policy, timedelta(days=settings.broker_audit_days)
     duties = (
         Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
         Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
         Duty("background renewal", policy.background_every, core.background.tick),
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
+        Duty("counting grants", CENSUS_EVERY, census.take),
         Duty("writing the audit", AUDIT_EVERY, audit.flush),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )
@@ -147,6 +176,7 @@ def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
         max_connections=policy.renewals_at_once + policy.background_at_once + EXCHANGES_AT_ONCE,
         clock=clock,
         observe=metrics.observe_upstream,
+        note_skew=metrics.note_provider_skew,
     )
 
 

@@ -29,6 +29,11 @@ class AesKeyring:
         self.missing: set[bytes] = set()
         """Ids of keys that stored values needed and that are not here."""
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the keys that are here; the first seals."""
+        return [id_.decode() for id_ in self._ciphers]
+
     async def health(self) -> PartHealth:
         """Not ready from the first value on that needs a key which another replica may have."""
         if not self.missing:

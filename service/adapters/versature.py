@@ -21,6 +21,9 @@ _FIRST_BYTES_LEAVE = frozenset({"http11.send_request_headers.started", "http2.se
 Observe = Callable[[str, str, float], None]
 """Told of every request: the grant type (or `revocation`), its outcome's label, and the seconds it took."""
 
+NoteSkew = Callable[[str, timedelta], None]
+"""Told how far the provider's clock is ahead of ours, with the application's name, whenever an answer tells."""
+
 
 @dataclass(slots=True)
 class _Exchange:
@@ -44,7 +47,16 @@ class VersatureServer:
     stands for another user.
     """
 
-    def __init__(self, *, deadline: timedelta, max_connections: int, clock: Clock, observe: Observe) -> None:
+    def __init__(
+        self,
+        *,
+        deadline: timedelta,
+        max_connections: int,
+        clock: Clock,
+        observe: Observe,
+        note_skew: NoteSkew = lambda _application, _skew: None,
+    ) -> None:
+        self._note_skew = note_skew
         self._deadline, self._clock, self._observe = deadline.total_seconds(), clock, observe
         self._client = httpx.AsyncClient(
             follow_redirects=False,
@@ -89,7 +101,10 @@ class VersatureServer:
             status, body, retry_after, sent_at = await self._post(
                 application, client_secret, application.token_url, form
             )
-            return read_answer(status, body, sent_at, retry_after)
+            answer = read_answer(status, body, sent_at, retry_after)
+        if answer.clock_skew is not None:
+            self._note_skew(application.name, answer.clock_skew)
+        return answer
 
     @contextlib.asynccontextmanager
     async def _observed(self, kind: str) -> AsyncIterator[None]:

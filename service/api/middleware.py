@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
 from service.core.errors import InternalError, Overloaded
-from service.telemetry import Metrics
+from service.telemetry import NOWHERE, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,11 @@ class RequestContext:
         method = scope["method"] if route != "none" else "other"
         self._metrics.requests.labels(method, route, str(status)).observe(seconds)
         caller, outcome = scope["state"].get("caller"), scope["state"].get("outcome")
+        source = scope["state"].get("source")
         if route.startswith("/tokens/"):
-            self._metrics.token_requests.labels(outcome or InternalError.code).inc()
+            self._metrics.answered(outcome or InternalError.code, source or NOWHERE, seconds)
         fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
-        log.info("request", extra={**fields, "caller": caller, "outcome": outcome})
+        log.info("request", extra={**fields, "caller": caller, "outcome": outcome, "source": source})
 
 
 class Crowd:

@@ -14,6 +14,7 @@ from service.core.audit import Action
 from service.core.broker import Handout, Source
 from service.core.model import Scope
 from service.core.services import Services
+from service.telemetry import SERVED
 
 LONGEST_MIN_TTL = 10**9
 
@@ -89,7 +90,7 @@ async def report_rejected_token(
 def _answer(request: Request, house: Services, handout: Handout) -> Response:
     token, now = handout.token, house.clock.now()
     expires_in = math.floor((token.expires_at - now).total_seconds())
-    request.state.outcome = handout.source
+    request.state.outcome, request.state.source = SERVED, str(handout.source)
     content = {
         "access_token": token.value,
         "token_type": "Bearer",

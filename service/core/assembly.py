@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.core.attempts import UNSEEN, Observer
 from service.core.audit import Audit
 from service.core.background import BackgroundRenewer
 from service.core.breaker import Breaker
@@ -80,8 +81,12 @@ def assemble(
     skew: ClockSkew | None = None,
     count_lost: Callable[[str], None] = lambda _application: None,
     witness: Witness = nobody,
+    observer: Observer = UNSEEN,
 ) -> Core:
-    """Everything that renews, saves and hands out. *count_lost* is told the application of every grant lost by us."""
+    """Everything that renews, saves and hands out. *count_lost* is told the application of every grant lost by us.
+
+    *observer* is told of every attempt to renew.
+    """
     grants, queue, server, shared = ports.grants, ports.queue, ports.server, ports.shared
     vault = Vault(ports.keyring, policy, jitter)
     local, breaker, guard, errands = LocalCache(), Breaker(clock, policy), RefusalGuard(), Errands(clock)
@@ -92,7 +97,7 @@ def assemble(
     redeemer = Redeemer(
         grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, count_lost, witness
     )
-    common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness)
+    common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness, observer)
     renewer = Renewer(grants, redeemer, vault, shared, recovery, *common)
     interest = Interest(queue, clock, policy)
     return Core(

@@ -32,6 +32,7 @@ from tests.support.memory_stores import (
     MemoryRenewalQueue,
 )
 from tests.support.mortal import Life
+from tests.support.tally import Tally
 from tests.support.virtual_time import VirtualClock
 
 ALICE = GrantId("versature", "alice")
@@ -108,6 +109,7 @@ class House:
     queue: MemoryRenewalQueue = field(init=False)
     audit: MemoryAuditStore = field(init=False, default_factory=MemoryAuditStore)
     lost: Counter[str] = field(init=False, default_factory=Counter)
+    tally: Tally = field(init=False, default_factory=Tally)
 
     def __post_init__(self) -> None:
         self.server = FakeAuthorizationServer(self.clock, rotation=self.rotation)
@@ -148,6 +150,7 @@ class House:
             self.policy,
             lambda: self.jitter,
             count_lost=lambda application: self.lost.update([application]),
+            observer=self.tally,
         )
         authorization = Authorization(
             ports.requests,
