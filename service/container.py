@@ -75,7 +75,7 @@ def build(
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
     audit_rows = SqlAuditStore(database)
-    audit = Audit(audit_rows, clock)
+    audit = Audit(audit_rows, clock, settings.name_user)
     core = _core(ports, directory, audit, clock, policy, skew, metrics, witness)
     services = Services(
         broker=core.broker,

@@ -40,4 +40,4 @@ def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Contai
             await container.close()
 
     api = build_api(settings.broker_routes, lifespan=lifespan)
-    return RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics)
+    return RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics, settings.name_user)

@@ -10,6 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
+from service.core import tracing
 from service.core.clock import Clock
 from service.core.model import Application, TokenAnswer
 from service.core.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, Outcome, read_answer
@@ -141,7 +142,9 @@ class VersatureServer:
         return exchange.status, exchange.body, exchange.retry_after, sent_at
 
     async def _converse(self, exchange: _Exchange, url: str, fields: dict[str, str]) -> None:
-        request = self._client.stream("POST", url, data=fields, extensions={"trace": exchange.trace})
+        trace = tracing.current.get()
+        headers = {} if trace is None else {tracing.HEADER: trace.next_header()}
+        request = self._client.stream("POST", url, data=fields, headers=headers, extensions={"trace": exchange.trace})
         async with request as response:
             exchange.status, exchange.retry_after = response.status_code, response.headers.get("Retry-After")
             async for chunk in response.aiter_bytes():
