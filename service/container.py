@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 REPLAY_EVERY = timedelta(seconds=2)
 REVOKE_EVERY = timedelta(seconds=10)
 AUDIT_EVERY = timedelta(seconds=3)
+HEALTH_EVERY = timedelta(seconds=10)
 CENSUS_EVERY = timedelta(minutes=1)
 FORGET_EVERY = timedelta(minutes=10)
 EXCHANGES_AT_ONCE = 10
@@ -93,7 +94,7 @@ def build(
     database_health = DatabaseHealth(database, skew, clock)
     watch(health, metrics, database, database_health, directory, keyring, redis, skew)
     census = Census(SqlCensusStore(database), clock, CENSUS_EVERY)
-    watch_core(metrics, core, keyring, census)
+    watch_core(metrics, core, keyring, census, renews=policy.renew_active > timedelta(0))
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
@@ -102,7 +103,7 @@ def build(
         durability=database_health.durability,
         census=census,
         clock=clock,
-        _duties=_duties(settings, core, audit, census),
+        _duties=_duties(settings, core, audit, census, health),
         _drains=(core.exchange, core.renewer, core.saver, core.errands, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
@@ -156,13 +157,14 @@ def _ports(
     )
 
 
-def _duties(settings: Settings, core: Core, audit: Audit, census: Census) -> tuple[Duty, ...]:
+def _duties(settings: Settings, core: Core, audit: Audit, census: Census, health: Health) -> tuple[Duty, ...]:
     policy, kept = settings.policy, timedelta(days=settings.broker_audit_days)
     duties = (
         Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
         Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
         Duty("background renewal", policy.background_every, core.background.tick),
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
+        Duty("asking all parts how they are", HEALTH_EVERY, health.parts),
         Duty("counting grants", CENSUS_EVERY, census.take),
         Duty("writing the audit", AUDIT_EVERY, audit.flush),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),

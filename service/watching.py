@@ -38,12 +38,18 @@ def watch(
     if redis is not None:
         health.register("redis", redis.health)
         metrics.redis_bypassed.set_function(lambda: redis.is_bypassed)
+    metrics.ask(
+        "part_state",
+        "1 for the state in which each part was found: ready, degraded or not_ready; asked every ten seconds.",
+        ("part", "state"),
+        lambda: [((name, part.readiness), 1.0) for name, part in health.last_parts.items()],
+    )
     metrics.database_bypassed.set_function(lambda: database.is_bypassed)
     metrics.clock_skew.set_function(lambda: skew.last / timedelta(seconds=1))
 
 
-def watch_core(metrics: Metrics, core: Core, keyring: AesKeyring, census: Census) -> None:
-    """What the core and the keyring have to tell."""
+def watch_core(metrics: Metrics, core: Core, keyring: AesKeyring, census: Census, *, renews: bool) -> None:
+    """What the core and the keyring have to tell; *renews* False where grants are never renewed ahead of need."""
     metrics.local_entries.set_function(lambda: len(core.local))
     metrics.missing_keys.set_function(lambda: len(keyring.missing))
     metrics.ask(
@@ -58,14 +64,17 @@ def watch_core(metrics: Metrics, core: Core, keyring: AesKeyring, census: Census
         ("key_id", "use"),
         lambda: [((id_, "opens" if place else "seals"), 1.0) for place, id_ in enumerate(keyring.ids)],
     )
-    _watch_grants(metrics, census)
+    _watch_grants(metrics, census, renews=renews)
 
 
-def _watch_grants(metrics: Metrics, census: Census) -> None:
+def _watch_grants(metrics: Metrics, census: Census, *, renews: bool) -> None:
     """What was counted of all grants, by application; the same in every replica."""
 
     def connected() -> list[Count]:
         return [count for count in census.counts if count.state is GrantState.CONNECTED]
+
+    def active() -> list[Count]:
+        return connected() if renews else []
 
     metrics.ask(
         "grants",
@@ -87,13 +96,13 @@ def _watch_grants(metrics: Metrics, census: Census) -> None:
         "active_grants",
         "Grants that the background keeps renewed because callers ask for them; of the whole fleet.",
         ("application",),
-        lambda: [((count.application,), float(count.active)) for count in connected()],
+        lambda: [((count.application,), float(count.active)) for count in active()],
     )
     metrics.ask(
         "background_lag_seconds",
         "For how long the oldest due grant has been waiting for the background; of the whole fleet.",
         ("application",),
-        lambda: [((count.application,), census.lag(count) / timedelta(seconds=1)) for count in connected()],
+        lambda: [((count.application,), census.lag(count) / timedelta(seconds=1)) for count in active()],
     )
 
 

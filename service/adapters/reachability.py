@@ -33,7 +33,7 @@ async def reach(url: str, clock: Clock) -> Reached:
     """
     try:
         async with asyncio.timeout(PATIENCE.total_seconds()):
-            async with httpx.AsyncClient(follow_redirects=False, timeout=None) as client:  # noqa: S113 - bounded above
+            async with httpx.AsyncClient(follow_redirects=False, timeout=PATIENCE.total_seconds()) as client:
                 answer = await client.head(url, headers={"User-Agent": "token-broker doctor"})
     except TimeoutError:
         raise Unreachable(f"no answer within {PATIENCE.total_seconds():g} s") from None

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,8 +13,8 @@ from service.core.model import GrantType
 from tests.api.front import Front, front_in
 
 BOUNDED = {
-    "application", "by", "days", "grant_type", "key_id", "method", "operation", "outcome", "route", "source", "state",
-    "status", "use", "version",
+    "application", "by", "days", "grant_type", "key_id", "method", "operation", "outcome", "part", "route", "source",
+    "state", "status", "use", "version",
 }  # fmt: skip
 
 Series = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -42,6 +43,7 @@ async def a_busy_day(front: Front) -> None:
     await front.client.get("/tokens/@company")
     await front.client.post("/tokens/alice/rejected", json={"access_token": minted["access_token"]})
     await front.container.census.take()
+    await front.client.get("/readyz")
 
 
 async def test_token_requests_are_counted_and_timed_by_outcome_and_source(front: Front) -> None:
@@ -85,6 +87,14 @@ async def test_grants_are_counted_by_application_and_state(front: Front) -> None
     assert (value(await measured(front), "background_lag_seconds", application="default") or 0) > 300
 
 
+async def test_where_nothing_is_renewed_ahead_of_need_nothing_is_late(tmp_path: Path) -> None:
+    async with front_in(tmp_path, BROKER_RENEW_ACTIVE_HOURS="0") as front:
+        await a_busy_day(front)
+        series = await measured(front)
+    assert "token_broker_grants" in series
+    assert {"token_broker_active_grants", "token_broker_background_lag_seconds"}.isdisjoint(series)
+
+
 async def test_a_count_that_is_too_old_is_no_longer_told(front: Front) -> None:
     await a_busy_day(front)
     front.clock.advance(180)
@@ -102,6 +112,18 @@ async def test_an_open_circuit_and_the_keys_at_hand_are_shown(front: Front) -> N
     assert value(series, "sealing_keys_missing") == 0
     front.container.core.breaker.close(default, GrantType.AUTHORIZATION_CODE)
     assert "token_broker_open_circuits" not in await measured(front)
+
+
+async def test_the_state_of_every_part_is_shown(front: Front) -> None:
+    await front.client.get("/readyz")
+    assert value(await measured(front), "part_state", part="database", state="ready") == 1
+    async with front.database_away():
+        front.clock.advance(2)
+        parts = (await front.client.get("/readyz")).json()["parts"]
+        series = await measured(front)
+    assert value(series, "part_state", part="database", state="degraded") == 1
+    assert value(series, "part_state", part="database", state="ready") is None
+    assert len(series["token_broker_part_state"]) == len(parts)
 
 
 async def test_the_providers_clock_is_compared_with_ours(front: Front) -> None:
