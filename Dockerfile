@@ -32,6 +32,7 @@ CMD ["python", "-m", "sandbox", "--host", "0.0.0.0", "--port", "8001"]
 FROM runtime AS broker
 COPY alembic alembic
 ENV BROKER_HOST=0.0.0.0 \
+    BROKER_ESCROW_DIR=/var/lib/token-broker/escrow \
     BROKER_PORT=8000 \
     BROKER_DATABASE_URL=sqlite+aiosqlite:////var/lib/token-broker/token-broker.db
 VOLUME /var/lib/token-broker

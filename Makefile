@@ -16,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-browser check lint ci openapi handbook lock clean
+.PHONY: help setup demo test test-browser test-crash check lint ci openapi handbook lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ test-browser: $(DEV)  ## the connect flow in a real Chromium
 		|| { echo "make test-browser needs chromium on PATH: install your system's package (Debian: apt-get install chromium)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -m browser tests/e2e
 
+test-crash: $(DEV)  ## the crash matrix: processes killed, servers lost, answers dropped
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash tests/crash
+
 check: lint  ## formatting, lint, types, import rules, security, drift of API and schema
 	@$(BIN)/python -m pytest -q tests/house
 
@@ -48,9 +51,10 @@ lint: $(DEV)  ## check without its tests, which `make test` runs too
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
-ci:  ## what .ci/run runs: check, test, test-browser
+ci:  ## what .ci/run runs: check, test, test-crash, test-browser
 	@$(MAKE) lint
 	@$(MAKE) test
+	@$(MAKE) test-crash
 	@$(MAKE) test-browser
 
 openapi: $(PRODUCT)  ## write openapi.json anew

@@ -20,12 +20,14 @@ def create_sandbox(
     *,
     redirect_uris: Sequence[str] = (DEFAULT_REDIRECT_URI,),
     now: Callable[[], float] = time.time,
+    mark: str = "",
 ) -> Starlette:
     """A provider of its own, with empty memory; in-process tests find it as `app.state.provider`.
 
-    *now* tells the time in seconds since the epoch and is the only clock that tokens live by.
+    *now* tells the time in seconds since the epoch and is the only clock that tokens live by; every code and token
+    begins with *mark*.
     """
-    provider = Provider(switches, redirect_uris=redirect_uris, now=now)
+    provider = Provider(switches, redirect_uris=redirect_uris, now=now, mark=mark)
     app = Starlette(
         routes=[
             *AuthorizationEndpoint(provider).routes(),

@@ -18,8 +18,9 @@ class AuthorizationServer:
     RFCs ask for: a used code or a spent refresh token that comes back ends its family.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], float], *, mark: str = "") -> None:
+        """Every code and token begins with *mark*, so that a test can find it wherever it got to."""
+        self._now, self._mark = now, mark
         self._codes: dict[str, Code] = {}
         self._refresh_tokens: dict[str, RefreshToken] = {}
         self._access_tokens: dict[str, AccessToken] = {}
@@ -30,7 +31,7 @@ class AuthorizationServer:
     ) -> str:
         """A new authorization code for *user*, who has just agreed; *challenge* is PKCE's S256, if there was one."""
         expires_at = self._now() + switches.code_lifetime_seconds
-        code = Code(secrets.token_hex(15), client_id, user, redirect_uri, challenge, expires_at)
+        code = Code(self._mark + secrets.token_hex(15), client_id, user, redirect_uri, challenge, expires_at)
         self._codes[code.value] = code
         return code.value
 
@@ -142,14 +143,14 @@ class AuthorizationServer:
 
     def _new_access_token(self, family: Family, switches: Switches) -> AccessToken:
         lifetime = switches.token_lifetime_seconds
-        token = AccessToken(secrets.token_hex(16), family, lifetime, self._now() + lifetime)
+        token = AccessToken(self._mark + secrets.token_hex(16), family, lifetime, self._now() + lifetime)
         self._access_tokens[token.value] = token
         family.access_tokens.append(token)
         return token
 
     def _new_refresh_token(self, family: Family, switches: Switches) -> RefreshToken:
         expires_at = self._now() + switches.refresh_token_lifetime_seconds
-        token = RefreshToken(secrets.token_hex(20), family, expires_at)
+        token = RefreshToken(self._mark + secrets.token_hex(20), family, expires_at)
         self._refresh_tokens[token.value] = token
         return token
 

@@ -12,10 +12,12 @@ from sandbox.switches import Switches
 class Provider:
     """One provider with its own clock, switches, memory and log; two of them know nothing of each other."""
 
-    def __init__(self, switches: Switches, *, redirect_uris: Sequence[str], now: Callable[[], float]) -> None:
+    def __init__(
+        self, switches: Switches, *, redirect_uris: Sequence[str], now: Callable[[], float], mark: str = ""
+    ) -> None:
         self.clock = SandboxClock(now)
         self.switchboard = Switchboard(switches)
-        self.server = AuthorizationServer(self.clock)
+        self.server = AuthorizationServer(self.clock, mark=mark)
         self.calls = CallLog(self.clock)
         self.redirect_uris = frozenset(redirect_uris)
 

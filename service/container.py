@@ -16,6 +16,7 @@ from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_health import DatabaseHealth
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.adapters.sql_sealed import SqlSealedRows
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoTokenCache
@@ -27,10 +28,12 @@ from service.core.census import Census
 from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.health import Health
+from service.core.inventory import Stock
 from service.core.policy import Policy
 from service.core.ports import GrantStore
 from service.core.rate_limit import RateLimiter
 from service.core.registration import seal_registration
+from service.core.rotation import Rotation
 from service.core.services import Services
 from service.core.skew import ClockSkew
 from service.core.steps import Witness, nobody
@@ -68,16 +71,15 @@ def build(
     """
     clock, keyring = clock or SystemClock(), AesKeyring(settings.broker_encryption_keys)
     skew, health, policy = ClockSkew(), Health(clock), settings.policy
-    database = Database(
-        settings.broker_database_url.get_secret_value(), pool_size=settings.broker_database_pool_size, clock=clock
-    )
+    database = _database(settings, clock)
     server, (redis, copy) = _server(policy, clock, metrics), _redis(settings, clock, metrics)
     ports = _ports(settings, grants or SqlGrantStore(database), database, server, keyring, redis, copy)
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
-    audit_rows = SqlAuditStore(database)
-    audit = Audit(audit_rows, clock, settings.name_user)
-    core = _core(ports, directory, audit, clock, policy, skew, metrics, witness)
+    audit = Audit(audit_rows := SqlAuditStore(database), clock, settings.name_user)
+    core = assemble(
+        ports, directory, audit, clock, policy, random.random, metrics, skew=skew, witness=witness, observer=metrics
+    )
     services = Services(
         broker=core.broker,
         directory=directory,
@@ -89,6 +91,7 @@ def build(
         limiter=RateLimiter(clock, settings.broker_caller_requests_per_second),
         audit=audit,
         audit_store=audit_rows,
+        lane=core.lane,
         public_url=settings.public_url,
     )
     database_health = DatabaseHealth(database, skew, clock)
@@ -98,13 +101,14 @@ def build(
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
+        rotation=_rotation(SqlSealedRows(database), keyring, core, ports, clock),
         services=services,
         core=core,
         durability=database_health.durability,
         census=census,
         clock=clock,
         _duties=_duties(settings, core, audit, census, health),
-        _drains=(core.exchange, core.renewer, core.saver, core.errands, audit),
+        _drains=(core.exchange, core.renewer, core.saver, core.errands, core.lane, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
         _ending=ending or Ending(),
@@ -112,28 +116,14 @@ def build(
     )
 
 
-def _core(
-    ports: Ports,
-    directory: Directory,
-    audit: Audit,
-    clock: Clock,
-    policy: Policy,
-    skew: ClockSkew,
-    metrics: Metrics,
-    witness: Witness,
-) -> Core:
-    return assemble(
-        ports,
-        directory,
-        audit,
-        clock,
-        policy,
-        random.random,
-        skew=skew,
-        count_lost=metrics.count_lost,
-        witness=witness,
-        observer=metrics,
-    )
+def _rotation(sealed: SqlSealedRows, keyring: AesKeyring, core: Core, ports: Ports, clock: Clock) -> Rotation:
+    escrows = {"the spool folder": ports.spool} | ({"Redis": ports.copy} if ports.copy is not None else {})
+    return Rotation(sealed, keyring, Stock(sealed, escrows, keyring, core.vault), clock, core.recovery.replay)
+
+
+def _database(settings: Settings, clock: Clock) -> Database:
+    url = settings.broker_database_url.get_secret_value()
+    return Database(url, pool_size=settings.broker_database_pool_size, clock=clock)
 
 
 def _ports(
@@ -166,10 +156,15 @@ def _duties(settings: Settings, core: Core, audit: Audit, census: Census, health
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
         Duty("asking all parts how they are", HEALTH_EVERY, health.parts),
         Duty("counting grants", CENSUS_EVERY, census.take),
-        Duty("writing the audit", AUDIT_EVERY, audit.flush),
+        Duty("writing the audit", AUDIT_EVERY, lambda: _write_audit(core, audit)),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )
     return tuple(duty for duty in duties if duty.period > timedelta(0))
+
+
+async def _write_audit(core: Core, audit: Audit) -> None:
+    core.lane.collect()
+    await audit.flush()
 
 
 def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:

@@ -16,6 +16,7 @@ from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 from service.core.health import Check, Readiness
 from service.core.periodic import every
+from service.core.rotation import Rotation
 from service.core.services import Services
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Container:
     """Everything that lives as long as the process. *works_alone* False leaves periodic work to whoever asks for it."""
 
     database: Database
+    rotation: Rotation
     services: Services
     core: Core
     durability: Check
@@ -91,6 +93,8 @@ class Container:
             await self.core.recovery.replay()
         except StoreUnavailable:
             log.warning("answers in escrow wait for the database")
+        except Exception:
+            log.exception("escrow could not be replayed")
         durability = await self.durability()
         if durability.readiness is not Readiness.READY:
             log.error("the database is not safe", extra={"detail": durability.detail})

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from service.api.application import build_api
+from service.api.hot_lane import HotLane
 from service.api.middleware import Crowd, HonestPath, RequestContext
 from service.config import Settings
 from service.container import build
@@ -34,10 +35,12 @@ def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Contai
     async def lifespan(_app: FastAPI) -> AsyncIterator[LifespanState]:
         container = make(settings, metrics)
         await container.start()
+        hot.lane = container.services.lane if settings.broker_caller_requests_per_second == 0 else None
         try:
             yield {"services": container.services, "metrics": metrics}
         finally:
             await container.close()
 
     api = build_api(settings.broker_routes, lifespan=lifespan)
-    return RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics, settings.name_user)
+    hot = HotLane(RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics, settings.name_user))
+    return hot

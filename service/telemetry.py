@@ -49,7 +49,10 @@ class Metrics:
             "source",
         )
         self.token_latency = self._latency(
-            "token_request", "Time until a request for a token was answered.", "outcome", "source"
+            "token_request",
+            "Time until a request for a token was answered; those of the hot lane are not timed.",
+            "outcome",
+            "source",
         )
         self.requests = self._latency(
             "http_request",
@@ -142,6 +145,9 @@ class Metrics:
 
     def count_redis(self, operation: str, outcome: str) -> None:
         self.redis.labels(operation, outcome).inc()
+
+    def count_lane(self, answers: int) -> None:
+        self.token_requests.labels(SERVED, "local").inc(answers)
 
     def count_lost(self, application: str) -> None:
         self.lost_grants.labels(application).inc()

@@ -62,7 +62,7 @@ def watch_core(metrics: Metrics, core: Core, keyring: AesKeyring, census: Census
         "sealing_key_info",
         "1 for every sealing key that is here: the one that seals, and those that only open.",
         ("key_id", "use"),
-        lambda: [((id_, "opens" if place else "seals"), 1.0) for place, id_ in enumerate(keyring.ids)],
+        lambda: [((id_, "opens" if place else "seals"), 1.0) for place, id_ in enumerate(keyring.key_ids)],
     )
     _watch_grants(metrics, census, renews=renews)
 

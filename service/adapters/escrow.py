@@ -44,6 +44,11 @@ class SpoolEscrow:
         self._is_rooted = False
         self._complained: frozenset[str] = frozenset()
 
+    @property
+    def unreadable(self) -> int:
+        """How many files could not be read when all entries were last asked for."""
+        return len(self._complained)
+
     async def put(self, entry: EscrowEntry) -> None:
         await _in_thread(lambda: self._write(_name(entry), to_bytes(entry)))
 
@@ -62,6 +67,15 @@ class SpoolEscrow:
 
     async def remove(self, entry: EscrowEntry) -> None:
         await _in_thread(lambda: self._unlink(_name(entry)))
+
+    async def check(self) -> None:
+        await _in_thread(self._try_out)
+
+    def _try_out(self) -> None:
+        self._make_folder()
+        trial = self._folder / f".{secrets.token_hex(16)}.tmp"
+        trial.touch(mode=0o600, exist_ok=False)
+        trial.unlink()
 
     def _write(self, name: str, data: bytes) -> None:
         self._make_folder()

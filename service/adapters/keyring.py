@@ -20,19 +20,35 @@ _VERSION = 1
 _NONCE_BYTES = 12
 
 
+def key_id_of(sealed: bytes) -> str | None:
+    """Which key *sealed* names, read without opening it: its first bytes are enough. None when it names none."""
+    header = _header_of(sealed)
+    try:
+        return None if header is None else header[2:].decode()
+    except UnicodeDecodeError:
+        return None
+
+
 class AesKeyring:
     """A `Keyring` over a list of keys: the first seals, all of them open."""
 
     def __init__(self, keys: Sequence[SealingKey]) -> None:
         self._sealing_id = keys[0].id.encode()
         self._ciphers = {key.id.encode(): AESGCMSIV(key.material) for key in keys}
+        self._header = bytes((_VERSION, len(self._sealing_id))) + self._sealing_id
         self.missing: set[bytes] = set()
         """Ids of keys that stored values needed and that are not here."""
 
     @property
-    def ids(self) -> list[str]:
-        """The ids of the keys that are here; the first seals."""
-        return [id_.decode() for id_ in self._ciphers]
+    def key_ids(self) -> Sequence[str]:
+        return [key_id.decode() for key_id in self._ciphers]
+
+    @property
+    def header(self) -> bytes:
+        return self._header
+
+    def key_id_of(self, sealed: bytes) -> str | None:
+        return key_id_of(sealed)
 
     async def health(self) -> PartHealth:
         """Not ready from the first value on that needs a key which another replica may have."""
@@ -41,16 +57,16 @@ class AesKeyring:
         return PartHealth(Readiness.NOT_READY, "stored secrets need a key that BROKER_ENCRYPTION_KEYS does not hold")
 
     def seal(self, secret: str, place: Place) -> bytes:
-        header = bytes((_VERSION, len(self._sealing_id))) + self._sealing_id
-        nonce = os.urandom(_NONCE_BYTES)
+        header, nonce = self._header, os.urandom(_NONCE_BYTES)
         plain = secret.encode("utf-8", "surrogatepass")
         return header + nonce + self._ciphers[self._sealing_id].encrypt(nonce, plain, _bound_to(header, place))
 
-    def open(self, sealed: bytes, place: Place) -> str:
+    def open(self, sealed: bytes, place: Place, *, needed: bool = True) -> str:
         header, rest = _split_header(sealed)
         cipher = self._ciphers.get(header[2:])
         if cipher is None:
-            self.missing.add(header[2:])
+            if needed:
+                self.missing.add(header[2:])
             raise KeyUnavailable
         try:
             plain = cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], _bound_to(header, place))
@@ -60,10 +76,16 @@ class AesKeyring:
 
 
 def _split_header(sealed: bytes) -> tuple[bytes, bytes]:
-    if len(sealed) < 2 or sealed[0] != _VERSION or len(sealed) < 2 + sealed[1] + _NONCE_BYTES:
+    header = _header_of(sealed)
+    if header is None or len(sealed) < len(header) + _NONCE_BYTES:
         raise SealBroken
-    end = 2 + sealed[1]
-    return sealed[:end], sealed[end:]
+    return header, sealed[len(header) :]
+
+
+def _header_of(sealed: bytes) -> bytes | None:
+    if len(sealed) < 2 or sealed[0] != _VERSION or len(sealed) < 2 + sealed[1]:
+        return None
+    return sealed[: 2 + sealed[1]]
 
 
 def _bound_to(header: bytes, place: Place) -> bytes:

@@ -59,6 +59,11 @@ class RedisEscrow:
         self._remove = self._redis.register_script(_REMOVE)
         self._complained: frozenset[bytes] = frozenset()
 
+    @property
+    def unreadable(self) -> int:
+        """Of how many grants something could not be read when all entries were last asked for."""
+        return len(self._complained)
+
     async def put(self, entry: EscrowEntry) -> None:
         try:
             envelope = to_bytes(entry)
@@ -67,6 +72,9 @@ class RedisEscrow:
         name = _name(entry.grant)
         arguments = [name, entry.attempt_id.encode(), envelope]
         await _asked(lambda: self._put(keys=[INDEX, _key(name)], args=arguments))
+
+    async def check(self) -> None:
+        await _asked(lambda: cast(Awaitable[object], self._redis.ping()))
 
     async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
         name = _name(grant)

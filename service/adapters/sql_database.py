@@ -92,7 +92,7 @@ class Database:
             return await operation()
         async with self._slots:
             if self._bypass.is_down:
-                raise StoreUnavailable
+                raise StoreUnavailable(asked=False)
             return await self._within_deadline(operation)
 
     async def _within_deadline(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:

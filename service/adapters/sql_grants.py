@@ -33,7 +33,7 @@ from service.adapters.sql_grant_rows import (
 )
 from service.adapters.tables import grants, to_micros
 from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
-from service.core.records import LATE_LOGIN, REST, Force, GrantFilter, Setback, Standing
+from service.core.records import REST, Force, GrantFilter, Setback, Standing
 
 _columns = grants.c
 _REVIVED: Mapping[str, Any] = {**NO_TROUBLE, **NO_REFUSALS, "state": GrantState.CONNECTED, "reason": None}
@@ -143,13 +143,20 @@ class SqlGrantStore:
         )
 
     @guarded
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+    async def discard_access(self, grant: GrantId, *, generation: int) -> None:
+        dead = _columns.state == GrantState.REAUTHORIZATION_REQUIRED
+        await self._update({"access_sealed": None}, is_grant(grant), _columns.generation == generation, dead)
+
+    @guarded
+    async def connect(
+        self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str, late: bool = False
+    ) -> Grant | None:
         async with self._database.write() as connection:
             row = await locked_row(self._database, connection, grant)
             if row.connected_attempt_id == attempt_id:
                 return to_grant(row)
             issued_at = to_micros(tokens.issued_at)
-            if row.entered_at is not None and issued_at < row.entered_at - LATE_LOGIN // MICROSECOND:
+            if late and row.entered_at is not None and issued_at < row.entered_at:
                 return None
             attempt = {"saved_attempt_id": attempt_id, "connected_attempt_id": attempt_id, "entered_at": issued_at}
             return await change(connection, grant, new_contents(tokens, at) | attempt)

@@ -1,10 +1,11 @@
 """The audit, for operators: who got what, and who decided what."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from service.api.deps import House, Whoever
 from service.api.paging import PageQuery, read_cursor, write_cursor
@@ -17,8 +18,20 @@ from service.core.names import MAX_USER_LENGTH
 
 router = APIRouter(tags=["audit"])
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_USER_LENGTH, pattern=r"^[^\x00]*$")]
+_ID = re.compile(r"[0-9a-z-]{1,64}")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _written(given: object) -> object:
+    """An instant as the document wants it: pydantic alone would also take a number of seconds, or a mere day."""
+    if isinstance(given, str) and not _INSTANT.match(given):
+        raise ValueError("must be an instant, as in 2026-11-23T09:15:00Z")
+    return given
+
+
+When = Annotated[datetime | None, BeforeValidator(_written)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_USER_LENGTH, pattern=r"^[^\x00]*$")]
 
 
 class AuditEntryView(BaseModel):
@@ -61,8 +74,8 @@ class AuditPage(BaseModel):
 
 
 class AuditQuery(PageQuery):
-    since: Annotated[datetime | None, Field(description="Not before this instant")] = None
-    until: Annotated[datetime | None, Field(description="Before this instant")] = None
+    since: Annotated[When, Field(description="Not before this instant")] = None
+    until: Annotated[When, Field(description="Before this instant")] = None
     caller: Annotated[Name | None, Field(description="By this caller only; `-`: without a valid key")] = None
     application: Annotated[Name | None, Field(description="Of this application only")] = None
     user: Annotated[Name | None, Field(description="About this user only")] = None
@@ -116,6 +129,6 @@ def _read(cursor: str) -> tuple[datetime, str]:
         instant = datetime.fromisoformat(at)
     except ValueError:
         raise InvalidRequest("The cursor is not one of ours.") from None
-    if instant.tzinfo is None or "\x00" in id_:
+    if instant.tzinfo is None or not _ID.fullmatch(id_):
         raise InvalidRequest("The cursor is not one of ours.")
     return max(_EARLIEST, instant), id_

@@ -131,4 +131,9 @@ def _enter_trace(scope: Scope) -> dict[str, str]:
 
 def _request_id(scope: Scope) -> str:
     given = Request(scope).headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    return given if is_request_id(given) else secrets.token_hex(16)
+
+
+def is_request_id(given: str) -> bool:
+    """Whether an id that came with a request may be written into logs and answers."""
+    return _REQUEST_ID.fullmatch(given) is not None

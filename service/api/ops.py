@@ -43,8 +43,9 @@ async def get_readiness(house: House) -> Response:
 
 
 @router.get("/metrics", operation_id="get_metrics", summary="Metrics for Prometheus", response_class=Response)
-async def get_metrics(request: Request) -> Response:
+async def get_metrics(request: Request, house: House) -> Response:
     """Prometheus' text format."""
+    house.lane.collect()
     metrics: Metrics = request.state.metrics
     return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

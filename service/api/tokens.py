@@ -6,12 +6,24 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BeforeValidator, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from service.api.deps import ApplicationQuery, House, Target, User, Whoever, body, body_schema, judged, token_target
-from service.api.schemas import RejectedToken, Token, rfc3339
+from service.api.answers import hit_status, token_body
+from service.api.deps import (
+    DEMO_DIGEST,
+    ApplicationQuery,
+    House,
+    Target,
+    User,
+    Whoever,
+    body,
+    body_schema,
+    judged,
+    token_target,
+)
+from service.api.schemas import RejectedToken, Token
 from service.core.audit import Action
-from service.core.broker import Handout, Source
+from service.core.handout import Handout, Source
 from service.core.model import Scope
 from service.core.services import Services
 from service.telemetry import SERVED
@@ -59,6 +71,9 @@ async def get_token(
     grant = target.grant(application)
     handout = await house.broker.get(application, grant, min_ttl)
     house.audit.handed_out(target.identity.caller.name, grant)
+    if handout.source is not Source.RENEWAL_FAILING and target.identity.key.digest != DEMO_DIGEST:
+        path, query = request.scope["raw_path"], request.scope["query_string"]
+        house.lane.offer(target.identity, path, query, grant, handout.token, min_ttl)
     return _answer(request, house, handout)
 
 
@@ -88,23 +103,14 @@ async def report_rejected_token(
 
 
 def _answer(request: Request, house: Services, handout: Handout) -> Response:
-    token, now = handout.token, house.clock.now()
-    expires_in = math.floor((token.expires_at - now).total_seconds())
+    expires_in = math.floor((handout.token.expires_at - house.clock.now()).total_seconds())
     request.state.outcome, request.state.source = SERVED, str(handout.source)
-    content = {
-        "access_token": token.value,
-        "token_type": "Bearer",
-        "scope": token.scope,
-        "expires_in": expires_in,
-        "expires_at": rfc3339(token.expires_at),
-    }
-    return JSONResponse(
-        content, headers={"Cache-Control": "no-store", "Cache-Status": _cache_status(handout, expires_in)}
-    )
+    headers = {"Cache-Control": "no-store", "Cache-Status": _cache_status(handout, expires_in)}
+    return Response(token_body(handout.token, expires_in), headers=headers, media_type="application/json")
 
 
 def _cache_status(handout: Handout, expires_in: int) -> str:
     """RFC 9211: a hit with its source, or why it was forwarded and that the answer was stored."""
     if handout.source in {Source.STALE, Source.URI_MISS}:
         return f"token-broker; fwd={handout.source}; stored" + ("; collapsed" if handout.collapsed else "")
-    return f"token-broker; hit; ttl={expires_in}; detail={handout.source}"
+    return hit_status(expires_in, handout.source)

@@ -48,7 +48,7 @@ def run_with_container(work: Callable[[Container], Awaitable[T]]) -> T:
 
     async def run() -> T:
         acting.set(Actor(COMMAND_LINE))
-        container = build(settings, Metrics())
+        container = build(settings, Metrics(), works_alone=False)
         try:
             await container.start()
             return await work(container)

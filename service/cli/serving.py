@@ -4,14 +4,14 @@ import contextlib
 import functools
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
 
 from service.config import Settings
 from service.container import build
-from service.lifecycle import Ending
+from service.lifecycle import Container, Ending
 from service.logs import configure_logging
 from service.main import create_app
 
@@ -48,8 +48,8 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve_until_stopped(settings: Settings) -> None:
-    """Answer requests until SIGTERM or SIGINT.
+def serve_until_stopped(settings: Settings, *, make: Callable[..., Container] = build) -> None:
+    """Answer requests until SIGTERM or SIGINT; tests pass a *make* that replaces parts.
 
     Raises:
         PortTaken: before anything was started.
@@ -59,7 +59,7 @@ def serve_until_stopped(settings: Settings) -> None:
     listener = _listen(settings.broker_host, settings.broker_port)
     ending = Ending()
     config = uvicorn.Config(
-        create_app(settings, make=functools.partial(build, ending=ending)),
+        create_app(settings, make=functools.partial(make, ending=ending)),
         loop="uvloop",
         http="httptools",
         lifespan="on",

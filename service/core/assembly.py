@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from service.core.attempts import UNSEEN, Observer
 from service.core.audit import Audit
@@ -14,6 +15,7 @@ from service.core.directory import Directory
 from service.core.errands import Errands
 from service.core.exchange import CodeExchange
 from service.core.interest import Interest
+from service.core.lane import Lane
 from service.core.local_cache import LocalCache
 from service.core.policy import Policy
 from service.core.ports import (
@@ -51,6 +53,18 @@ class Ports:
     copy: Escrow | None
 
 
+class Counts(Protocol):
+    """What the core tells to whoever counts."""
+
+    def count_lost(self, application: str) -> None:
+        """A grant of *application* was lost by us."""
+        ...
+
+    def count_lane(self, answers: int) -> None:
+        """So many requests were answered on the lane."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Core:
     """One process's worth of it."""
@@ -68,6 +82,7 @@ class Core:
     revalidator: Revalidator
     errands: Errands
     background: BackgroundRenewer
+    lane: Lane
 
 
 def assemble(
@@ -77,44 +92,36 @@ def assemble(
     clock: Clock,
     policy: Policy,
     jitter: Callable[[], float],
+    counts: Counts,
     *,
     skew: ClockSkew | None = None,
-    count_lost: Callable[[str], None] = lambda _application: None,
     witness: Witness = nobody,
     observer: Observer = UNSEEN,
 ) -> Core:
-    """Everything that renews, saves and hands out. *count_lost* is told the application of every grant lost by us.
-
-    *observer* is told of every attempt to renew.
-    """
+    """Everything that renews, saves and hands out, in one process; *observer* is told of every attempt to renew."""
     grants, queue, server, shared = ports.grants, ports.queue, ports.server, ports.shared
     vault = Vault(ports.keyring, policy, jitter)
-    local, breaker, guard, errands = LocalCache(), Breaker(clock, policy), RefusalGuard(), Errands(clock)
+    local, breaker, guard, errands = (
+        LocalCache(policy.local_cache),
+        Breaker(clock, policy),
+        RefusalGuard(),
+        Errands(clock),
+    )
     revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
     custody = Custody(ports.spool, ports.copy, vault, witness)
     saver = Saver(grants, ports.requests, vault, custody, shared, local, revoker, clock, policy, witness)
-    recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, witness)
+    recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, policy, witness)
     redeemer = Redeemer(
-        grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, count_lost, witness
+        grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, counts.count_lost, witness
     )
     common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness, observer)
-    renewer = Renewer(grants, redeemer, vault, shared, recovery, *common)
+    renewer = Renewer(grants, redeemer, vault, shared, local, recovery, *common)
     interest = Interest(queue, clock, policy)
+    lane = Lane(local, directory, audit, interest, clock, counts.count_lane)
+    told = (interest, audit, clock, policy)
+    broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, Confirmer(grants, clock), *told)
     return Core(
-        broker=TokenBroker(
-            grants,
-            renewer,
-            saver,
-            revoker,
-            vault,
-            shared,
-            local,
-            Confirmer(grants, clock),
-            interest,
-            audit,
-            clock,
-            policy,
-        ),
+        broker=broker,
         renewer=renewer,
         saver=saver,
         breaker=breaker,
@@ -124,7 +131,8 @@ def assemble(
         custody=custody,
         recovery=recovery,
         revoker=revoker,
-        revalidator=Revalidator(grants, directory, local, clock),
+        revalidator=Revalidator(grants, directory, local, lane, clock),
         errands=errands,
         background=BackgroundRenewer(queue, renewer, directory, breaker, interest, errands, clock, policy),
+        lane=lane,
     )

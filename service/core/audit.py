@@ -133,6 +133,7 @@ class Audit:
         self._refusals = 0
         self._changed: set[_Key] = set()
         self._waiting: dict[str, AuditEntry] = {}
+        self._finished: list[AuditEntry] = []
         self._events = 0
         self.given_up = 0
 
@@ -141,15 +142,17 @@ class Audit:
         """How many entries are not written yet."""
         return len(self._waiting) + len(self._changed)
 
-    def handed_out(self, caller: str, grant: GrantId, action: Action = Action.TOKEN) -> None:
+    def handed_out(self, caller: str, grant: GrantId, action: Action = Action.TOKEN, *, times: int = 1) -> None:
         """*caller* got a token of *grant*, or another one for one that was rejected."""
+        self._turn_the_minute()
         key: _Key = (caller, action, grant.application, grant.user, None)
         if key not in self._counts and len(self._counts) >= MOST_HANDOUTS:
             key = (caller, action, None, None, None)
-        self._count(key)
+        self._count(key, times)
 
     def refused(self, caller: str, code: str, user: str | None = None) -> None:
         """*caller* was told no. However many names somebody tries, they fill no disk."""
+        self._turn_the_minute()
         key: _Key = (caller, Action.REFUSED, None, user, code)
         if key not in self._counts:
             self._refusals += 1
@@ -194,13 +197,11 @@ class Audit:
         Raises:
             StoreUnavailable: it waits for the next flush.
         """
+        self._turn_the_minute()
         self._gather()
-        if (now := _minute_of(self._clock.now())) != self._minute:
-            for key, count in self._counts.items():
-                self._tell(self._entry(key, count))
-            self._minute, self._refusals = now, 0
-            self._counts.clear()
-            self._ids.clear()
+        finished, self._finished = self._finished, []
+        for entry in finished:
+            self._tell(entry)
         sent = dict(self._waiting)
         if sent:
             await self._store.put(list(sent.values()))
@@ -224,8 +225,22 @@ class Audit:
             self._gather()
         return self.backlog
 
-    def _count(self, key: _Key) -> None:
-        self._counts[key] = self._counts.get(key, 0) + 1
+    def _turn_the_minute(self) -> None:
+        """Close the counts of a minute that is over, however long a flush takes.
+
+        The next flush tells the log of them: what is logged here would bear the id of the request that came by.
+        A clock that goes back opens no earlier minute: its ids are taken.
+        """
+        if (now := self._clock.now()) < self._minute + MINUTE:
+            return
+        self._gather()
+        self._finished += [self._entry(key, count) for key, count in self._counts.items()]
+        self._minute, self._refusals = _minute_of(now), 0
+        self._counts.clear()
+        self._ids.clear()
+
+    def _count(self, key: _Key, times: int = 1) -> None:
+        self._counts[key] = self._counts.get(key, 0) + times
         self._changed.add(key)
 
     def _gather(self) -> None:

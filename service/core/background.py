@@ -17,6 +17,8 @@ from service.core.ports import RenewalQueue
 from service.core.records import Due
 from service.core.renewal import Renewer
 
+MOST_UNHEARD = 100
+
 
 class BackgroundRenewer:
     """Claims due grants in batches and flies them; every replica does, and no grant is claimed twice."""
@@ -34,6 +36,7 @@ class BackgroundRenewer:
     ) -> None:
         self._queue, self._renewer, self._directory, self._breaker = queue, renewer, directory, breaker
         self._interest, self._errands, self._clock, self._policy = interest, errands, clock, policy
+        self._unheard: dict[str, list[str]] = {}
         self._flights: set[asyncio.Task[AccessToken]] = set()
 
     async def tick(self) -> None:
@@ -72,10 +75,28 @@ class BackgroundRenewer:
             claimed = await self._queue.claim_due(
                 due, attempt_id=attempt_id, lease=self._policy.lease, takeover=self._policy.takeover
             )
-        except StoreUnavailable:
-            self._errands.run_twice("claims", lambda: self._queue.release_all(application.name, attempt_id=attempt_id))
+        except (StoreUnavailable, asyncio.CancelledError) as unheard:
+            if not isinstance(unheard, StoreUnavailable) or unheard.asked:
+                self._give_back(application.name, attempt_id)
             raise
         for grant in claimed:
             task = self._renewer.fly_claimed(application, grant, began)
             self._flights.add(task)
             task.add_done_callback(self._flights.discard)
+
+    def _give_back(self, application: str, attempt_id: str) -> None:
+        """Perhaps claimed, without our hearing of it. While the database is away attempts gather in one errand."""
+        unheard = self._unheard.get(application)
+        if unheard is None:
+            unheard = self._unheard[application] = []
+            self._errands.run_twice(
+                "claims",
+                lambda: self._release_all(application),
+                then=lambda: self._unheard.pop(application, None),
+            )
+        unheard.append(attempt_id)
+        del unheard[:-MOST_UNHEARD]
+
+    async def _release_all(self, application: str) -> None:
+        for attempt_id in list(self._unheard[application]):
+            await self._queue.release_all(application, attempt_id=attempt_id)

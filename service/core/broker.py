@@ -1,9 +1,7 @@
 """The main job: a token that works now, or a precise problem."""
 
 import hmac
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from service.core import lifetimes
 from service.core.audit import Action, Audit
@@ -18,6 +16,7 @@ from service.core.errors import (
     RenewalInProgress,
     StoreUnavailable,
 )
+from service.core.handout import Handout, Source
 from service.core.interest import Interest
 from service.core.local_cache import LocalCache
 from service.core.model import (
@@ -38,26 +37,6 @@ from service.core.revocation import Revoker
 from service.core.saving import Saver
 from service.core.singleflight import wait_for_flight
 from service.core.vault import Vault
-
-
-class Source(StrEnum):
-    """Where a token came from; `stale` and `uri-miss` are RFC 9211's words for "renewed" and "first of its kind"."""
-
-    LOCAL = "local"
-    REDIS = "redis"
-    DATABASE = "database"
-    RENEWAL_FAILING = "renewal_failing"
-    STALE = "stale"
-    URI_MISS = "uri-miss"
-
-
-@dataclass(frozen=True, slots=True)
-class Handout:
-    """A token given to a caller; `collapsed` when the caller waited for a renewal that another one had started."""
-
-    token: AccessToken
-    source: Source
-    collapsed: bool = False
 
 
 class TokenBroker:
@@ -163,12 +142,25 @@ class TokenBroker:
         elif current is None or not _same(current.value, access_token):
             handout = await self._serve(application, grant, None, asked_at)
         else:
-            raise_if_dead(grant)
-            handout = await self._renew(application, grant, None, forced=True)
+            handout = await self._replace_rejected(application, grant, current)
         if _same(handout.token.value, access_token):
             self._local.drop(grant_id)
             raise InvalidUpstreamAnswer("The provider keeps handing out the very token that it rejects.")
         return handout
+
+    async def _replace_rejected(self, application: Application, grant: Grant, rejected: AccessToken) -> Handout:
+        """A dead grant still hands out its last token while it is valid, but not one that the provider rejects."""
+        try:
+            raise_if_dead(grant)
+            handout = await self._renew(application, grant, None, instead_of=rejected)
+            if handout.collapsed and _same(handout.token.value, rejected.value):  # that flight had brought it
+                handout = await self._renew(application, grant, None, instead_of=rejected)
+            return handout
+        except ReauthorizationRequired:
+            self._local.drop(grant.id)
+            await self._shared.bury(grant.id, grant.generation)
+            await self._grants.discard_access(grant.id, generation=grant.generation)
+            raise
 
     async def import_(
         self,
@@ -260,13 +252,20 @@ class TokenBroker:
             self._local.put(grant.id, usable, asked_at)
             await self._saver.publish(grant.id, usable)
             return Handout(usable, Source.DATABASE)
-        return await self._renew(application, grant, usable, forced=False)
+        return await self._renew(application, grant, usable)
 
-    async def _renew(self, application: Application, grant: Grant, old: AccessToken | None, *, forced: bool) -> Handout:
+    async def _renew(
+        self,
+        application: Application,
+        grant: Grant,
+        old: AccessToken | None,
+        *,
+        instead_of: AccessToken | None = None,
+    ) -> Handout:
         """Wait for a renewal: briefly while *old* is valid, else as long as a caller may be kept waiting."""
         failure: BrokerError
         try:
-            task, collapsed = self._renewer.fly(application, grant, forced=forced)
+            task, collapsed = self._renewer.fly(application, grant, instead_of=instead_of)
             token = await wait_for_flight(task, self._policy.wait if old is None else self._policy.wait_while_valid)
             if lifetimes.is_usable(token, self._clock.now()):
                 source = Source.URI_MISS if grant.generation == 0 else Source.STALE

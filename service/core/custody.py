@@ -7,7 +7,7 @@ from datetime import datetime
 
 from service.core.errors import KeyUnavailable, StoreUnavailable
 from service.core.health import READY, PartHealth, Readiness
-from service.core.model import GrantId, WaitingAnswer
+from service.core.model import Grant, GrantId, WaitingAnswer
 from service.core.ports import Escrow, EscrowUnavailable, SealBroken
 from service.core.records import EscrowEntry
 from service.core.steps import Step, Witness, nobody
@@ -29,11 +29,13 @@ class Custody:
     """
 
     def __init__(self, spool: Escrow, copy: Escrow | None, vault: Vault, witness: Witness = nobody) -> None:
-        self._spool, self._copy, self._vault, self._witness = spool, copy, vault, witness
+        self._places: dict[Step, Escrow] = {Step.SPOOLED: spool} | ({} if copy is None else {Step.COPIED: copy})
+        self._vault, self._witness = vault, witness
         self._known: dict[Key, EscrowEntry] = {}
         self._grants: Counter[GrantId] = Counter()
-        self._only_here: set[Key] = set()
-        self._troubled = False
+        self._wanting: dict[Key, set[Step]] = {}
+        """What is held in memory, and the places where it is not kept yet."""
+        self._complained: set[Key] = set()
 
     @property
     def count(self) -> int:
@@ -49,80 +51,114 @@ class Custody:
         """Whether an answer for *grant* is known to wait."""
         return grant in self._grants
 
-    async def keep(self, answer: WaitingAnswer) -> bool:
-        """Keep *answer* as safely as can be; False when it is nowhere but in this process's memory."""
-        entry = self._vault.seal_waiting(answer)
-        self._learn({_key(entry): entry})
-        spooled = await self._put(self._spool, entry, Step.SPOOLED)
-        copied = self._copy is not None and await self._put(self._copy, entry, Step.COPIED)
-        if not spooled:
-            log.error("an answer could not be spooled to the disk", extra={"copied": copied})
-            self._troubled = True
-        if not spooled and not copied:
-            self._only_here.add(_key(entry))
-        return spooled or copied
+    def knows(self, answer: WaitingAnswer) -> bool:
+        """Whether *answer* still waits, as far as is known."""
+        return _key(answer) in self._known
 
-    async def look(self, grant: GrantId) -> Sequence[WaitingAnswer]:
+    async def keep(self, answer: WaitingAnswer) -> bool:
+        """Keep *answer* as safely as can be; False when it is nowhere but in this process's memory.
+
+        Where it could not be kept it is tried again with every round of `entries`.
+        """
+        key = _key(answer)
+        if key not in self._known:
+            self._wanting[key] = set(self._places)
+            self._learn({key: self._vault.seal_waiting(answer)})
+            await self._put(key)
+        return len(self._wanting.get(key, ())) < len(self._places)
+
+    async def _put(self, key: Key) -> None:
+        for place in [place for place in self._places if place in self._wanting.get(key, ())]:
+            entry = self._known.get(key)
+            if entry is None:  # it has arrived meanwhile
+                return
+            try:
+                await self._places[place].put(entry)
+                if key not in self._known:
+                    await self._places[place].remove(entry)
+            except EscrowUnavailable:
+                log.error("an answer could not be kept in escrow", extra={"place": place})  # noqa: TRY400
+                continue
+            self._wanting.get(key, set()).discard(place)
+            self._witness(place)
+        if not self._wanting.get(key):
+            self._wanting.pop(key, None)
+
+    async def look(self, grant: Grant) -> Sequence[WaitingAnswer]:
         """All that waits for *grant*, wherever it is.
+
+        What does not open and was left behind by the row is passed over: it cannot matter any more.
 
         Raises:
             StoreUnavailable: some escrow could not be asked, which is not the same as that it holds nothing.
             KeyUnavailable: an entry is sealed with a key that we do not have.
         """
-        found: dict[Key, EscrowEntry] = {}
+        found = {key: self._known[key] for key in self._wanting if key[0] == grant.id}
         try:
-            for escrow in self._places():
-                found |= {_key(entry): entry for entry in await escrow.look(grant)}
-            answers = [self._vault.open_waiting(entry) for entry in found.values()]
+            for escrow in self._places.values():
+                found |= {_key(entry): entry for entry in await escrow.look(grant.id)}
+            self._learn(found)
+            return [answer for entry in found.values() if (answer := self._open_for(grant, entry)) is not None]
         except EscrowUnavailable:
             raise StoreUnavailable("An answer of the provider may wait in an escrow that cannot be asked.") from None
         except SealBroken:
             raise StoreUnavailable("An answer of the provider waits in an escrow and its seal is broken.") from None
-        self._learn(found)
-        return answers
+
+    def _open_for(self, grant: Grant, entry: EscrowEntry) -> WaitingAnswer | None:
+        try:
+            return self._vault.open_waiting(entry)
+        except (SealBroken, KeyUnavailable):
+            if grant.has_left_behind(entry.generation, entry.kept_at):
+                return None
+            raise
 
     async def entries(self) -> Sequence[EscrowEntry]:
         """All that is known to wait, the oldest first, after asking every escrow that answers."""
+        for key in list(self._wanting):
+            await self._put(key)
         found: dict[Key, EscrowEntry] = {}
         before, missing = set(self._known), False
-        for escrow in self._places():
+        for escrow in self._places.values():
             try:
                 found |= {_key(entry): entry for entry in await escrow.entries()}
             except EscrowUnavailable:
                 missing = True
-        self._troubled = missing
         self._learn(found)
         if not missing:
-            self._unlearn(before - found.keys() - self._only_here)
+            self._unlearn(before - found.keys() - self._wanting.keys())
         return sorted(self._known.values(), key=lambda entry: entry.kept_at)
 
-    async def clear(self, entry: EscrowEntry | WaitingAnswer) -> None:
-        """The answer has arrived, or nobody wants it any more."""
-        known = self._known.get(_key(entry))
+    async def clear(self, answer: WaitingAnswer) -> None:
+        """It has arrived, or nobody wants it any more."""
+        key = _key(answer)
+        known = self._known.get(key)
         if known is None:
             return
-        for escrow in self._places():
+        for escrow in self._places.values():
             try:
                 await escrow.remove(known)
             except EscrowUnavailable:
                 log.warning("an answer that has arrived could not be taken out of an escrow; the next round will")
-        self._unlearn([_key(known)])
+        self._unlearn([key])
         self._witness(Step.CLEARED)
 
     def open(self, entry: EscrowEntry) -> WaitingAnswer | None:
-        """The answer of *entry*; None, and a word in the log, when it does not open."""
+        """The answer of *entry*; None, and once a word in the log, when it does not open."""
         try:
             return self._vault.open_waiting(entry)
-        except SealBroken:
-            log.error("an answer waits in escrow and its seal is broken")  # noqa: TRY400 - expected, without a trace
-        except KeyUnavailable:
-            log.error("an answer waits in escrow under a sealing key that is not ours")  # noqa: TRY400
+        except (SealBroken, KeyUnavailable) as failure:
+            if _key(entry) not in self._complained:
+                self._complained.add(_key(entry))
+                log.error("an answer waits in escrow and does not open", extra={"failure": type(failure).__name__})  # noqa: TRY400
         return None
 
     async def health(self) -> PartHealth:
-        """Answers that wait are safe, but somebody should know."""
-        if self._troubled:
-            return PartHealth(Readiness.DEGRADED, "an escrow cannot be asked or written")
+        """Answers that wait are safe, but somebody should know; an escrow that takes none is not."""
+        try:
+            for escrow in self._places.values():
+                await escrow.check()
+        except EscrowUnavailable as failure:
+            return PartHealth(Readiness.DEGRADED, f"an escrow takes no answers: {failure}")
         if self._known:
             return PartHealth(
                 Readiness.DEGRADED, f"{self.count} answers wait since {self.oldest_at:%Y-%m-%dT%H:%M:%SZ}"
@@ -137,18 +173,8 @@ class Custody:
         for key in keys:
             if self._known.pop(key, None) is None:
                 continue
-            self._only_here.discard(key)
+            self._wanting.pop(key, None)
+            self._complained.discard(key)
             self._grants[key[0]] -= 1
             if not self._grants[key[0]]:
                 del self._grants[key[0]]
-
-    def _places(self) -> Sequence[Escrow]:
-        return (self._spool,) if self._copy is None else (self._spool, self._copy)
-
-    async def _put(self, escrow: Escrow, entry: EscrowEntry, step: Step) -> bool:
-        try:
-            await escrow.put(entry)
-        except EscrowUnavailable:
-            return False
-        self._witness(step)
-        return True

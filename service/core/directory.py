@@ -46,12 +46,19 @@ class Directory:
         self._fixed = [Identity(ADMIN, ApiKey(secret_digest(admin_key), ADMIN.name))] if admin_key else []
         self._version: int | None = None
         self._checked_at: datetime | None = None
+        self.good_until = 0.0
+        """Until when (seconds since 1970) nobody needs to ask whether anything changed."""
         self._identities: dict[bytes, Identity] = {}
         self._callers: list[Caller] = []
         self._keys: list[ApiKey] = []
         self._applications: dict[str, Application] = {}
         self._defaults: dict[GrantType, str] = {}
         self._checks: Flights[None, None] = Flights()
+
+    @property
+    def version(self) -> int | None:
+        """Moves whenever callers, keys or applications change; None before the first read."""
+        return self._version
 
     @property
     def is_loaded(self) -> bool:
@@ -116,6 +123,7 @@ class Directory:
         if await self._store.version() != self._version:
             self._take_in(await self._store.load())
         self._checked_at = asked_at
+        self.good_until = (asked_at + self._policy.local_cache).timestamp()
 
     def _take_in(self, rows: DirectoryRows) -> None:
         callers = {caller.name: caller for caller in rows.callers}

@@ -169,10 +169,13 @@ class RenewalInProgress(HouseError):
 
 
 class StoreUnavailable(HouseError):
+    """`asked` is False when the database was not even asked, so that nothing can have changed in it."""
+
     code = "store_unavailable"
 
-    def __init__(self, detail: str = "The database cannot be asked at the moment.") -> None:
+    def __init__(self, detail: str = "The database cannot be asked at the moment.", *, asked: bool = True) -> None:
         super().__init__(detail, retry_after=timedelta(seconds=1))
+        self.asked = asked
 
 
 class KeyUnavailable(HouseError):

@@ -19,7 +19,7 @@ from service.core.policy import Policy
 from service.core.ports import AuthorizationServer, Keyring, SealBroken
 from service.core.records import AuthorizationRequest
 from service.core.refusals import RefusalGuard
-from service.core.saving import Saver, Verdict
+from service.core.saving import Saver, Settlement, Verdict
 from service.core.singleflight import Flights, wait_for_flight
 from service.core.steps import Step, Witness, nobody
 from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
@@ -102,9 +102,11 @@ class CodeExchange:
         waiting = WaitingAnswer(
             request.grant, 0, attempt_id, self._clock.now(), sealed, ticket_digest=request.ticket_digest
         )
-        settlement = await self._saver.bring_in(application, waiting)
-        if settlement.verdict is Verdict.IN_MEMORY:
-            await self._saver.until_settled(waiting)
+        settlement: Settlement | None = await self._saver.bring_in(application, waiting)
+        if settlement is not None and settlement.verdict is Verdict.IN_MEMORY:
+            settlement = await self._saver.until_settled(waiting)
+        if settlement is not None and settlement.verdict in {Verdict.REVOKED, Verdict.SUPERSEDED}:
+            raise AuthorizationExpired("Somebody has ended or renewed this connection meanwhile. Start again.")
 
     def _open_verifier(self, request: AuthorizationRequest) -> str | None:
         if request.sealed_verifier is None:

@@ -38,9 +38,14 @@ def satisfies(token: AccessToken, now: datetime, min_ttl: timedelta | None) -> b
     Omitted, *min_ttl* is the lesser of 60 s and a tenth of the life; more than half the life counts as half, so that
     no caller can demand a renewal with every request.
     """
+    return now <= satisfied_until(token, min_ttl)
+
+
+def satisfied_until(token: AccessToken, min_ttl: timedelta | None) -> datetime:
+    """The last instant at which the token lasts as long as the caller wants; see `satisfies`."""
     life = token.expires_at - token.issued_at
     wanted = min(DEFAULT_MIN_TTL, life / 10) if min_ttl is None else min(min_ttl, life / 2)
-    return token.expires_at - now >= wanted
+    return token.expires_at - wanted
 
 
 def is_fresh(token: AccessToken, now: datetime, min_ttl: timedelta | None) -> bool:

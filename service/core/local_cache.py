@@ -1,27 +1,52 @@
 """Access tokens in this process's memory, bounded, evicting what was used longest ago."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from service.core.lifetimes import usable_until
 from service.core.model import AccessToken, GrantId
 from service.core.records import Standing
 
+NEVER = float("-inf")
 
-@dataclass(frozen=True, slots=True)
+
 class Entry:
-    """A token and the instant at which the database last confirmed its generation."""
+    """A token and the instant at which the database last confirmed its generation.
 
-    token: AccessToken
-    confirmed_at: datetime
+    `serve_until` (seconds since 1970) joins all that speaks about the entry alone: until then it may be handed out
+    without a thought. It lies in the past from the moment the entry is dropped, replaced or being renewed, so that
+    whoever holds on to an entry sees that too.
+    """
+
+    __slots__ = ("_age", "confirmed_at", "grounded", "serve_until", "token")
+
+    def __init__(self, token: AccessToken, confirmed_at: datetime, age: timedelta) -> None:
+        self.token, self.confirmed_at, self._age, self.grounded = token, confirmed_at, age, False
+        self._decide()
+
+    def confirm(self, at: datetime) -> None:
+        self.confirmed_at = max(at, self.confirmed_at)
+        self._decide()
+
+    def ground(self) -> None:
+        """Hand it out no more without a thought."""
+        self.grounded, self.serve_until = True, NEVER
+
+    def release(self) -> None:
+        self.grounded = False
+        self._decide()
+
+    def _decide(self) -> None:
+        latest = min(self.token.due_at, usable_until(self.token), self.confirmed_at + self._age)
+        self.serve_until = NEVER if self.grounded else latest.timestamp()
 
 
 class LocalCache:
-    """Entries by grant. It never decides whether an entry may be served; the broker does."""
+    """Entries by grant, each good for *age* after it was confirmed."""
 
-    def __init__(self, max_entries: int = 100_000) -> None:
+    def __init__(self, age: timedelta, max_entries: int = 100_000) -> None:
         self._entries: OrderedDict[GrantId, Entry] = OrderedDict()
-        self._max_entries = max_entries
+        self._age, self._max_entries = age, max_entries
         self._used: set[GrantId] = set()
         self._buried: dict[GrantId, int] = {}
 
@@ -31,9 +56,18 @@ class LocalCache:
     def get(self, grant: GrantId) -> Entry | None:
         entry = self._entries.get(grant)
         if entry is not None:
+            self.use(grant)
+        return entry
+
+    def peek(self, grant: GrantId) -> Entry | None:
+        """The entry, without counting as a use of it."""
+        return self._entries.get(grant)
+
+    def use(self, grant: GrantId) -> None:
+        """Note that the entry of *grant*, if there is one, was of use."""
+        if grant in self._entries:
             self._entries.move_to_end(grant)
             self._used.add(grant)
-        return entry
 
     def take_used(self) -> list[GrantId]:
         """The grants that were looked up since the last call."""
@@ -46,7 +80,7 @@ class LocalCache:
         if entry is None or not standing.confirms(entry.token):
             self.drop(grant)
         else:
-            self._entries[grant] = Entry(entry.token, max(confirmed_at, entry.confirmed_at))
+            entry.confirm(confirmed_at)
 
     def put(self, grant: GrantId, token: AccessToken, confirmed_at: datetime) -> None:
         """Remember *token*, unless a newer generation is already here or was buried."""
@@ -56,10 +90,13 @@ class LocalCache:
         if token.generation <= self._buried.get(grant, -1):
             return
         self._buried.pop(grant, None)
-        self._entries[grant] = Entry(token, confirmed_at)
+        if known is not None and known.token == token:
+            known.confirm(confirmed_at)
+        else:
+            self._replace(grant, known, Entry(token, confirmed_at, self._age))
         self._entries.move_to_end(grant)
         if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)
+            self._entries.popitem(last=False)[1].ground()
 
     def bury(self, grant: GrantId, generation: int) -> None:
         """Drop the entry, and let nothing up to *generation* in again: an answer may still be on its way here."""
@@ -69,4 +106,26 @@ class LocalCache:
             del self._buried[next(iter(self._buried))]
 
     def drop(self, grant: GrantId) -> None:
-        self._entries.pop(grant, None)
+        entry = self._entries.pop(grant, None)
+        if entry is not None:
+            entry.ground()
+
+    def ground(self, grant: GrantId) -> None:
+        """A flight towards a newer token has begun: nobody gets the old one without waiting for it."""
+        entry = self._entries.get(grant)
+        if entry is not None:
+            entry.ground()
+
+    def release(self, grant: GrantId) -> None:
+        """The flight has landed."""
+        entry = self._entries.get(grant)
+        if entry is not None:
+            entry.release()
+
+    def _replace(self, grant: GrantId, known: Entry | None, entry: Entry) -> None:
+        """A flight that saves its token has not landed yet; its end releases the new entry too."""
+        if known is not None:
+            if known.grounded:
+                entry.ground()
+            known.ground()
+        self._entries[grant] = entry

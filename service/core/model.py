@@ -243,6 +243,10 @@ class Grant:
         """Whether *answer* is based on something newer than this row: the database went back in time."""
         return answer.generation > self.generation and not self._entered_since(answer.tokens.issued_at)
 
+    def has_left_behind(self, generation: int, kept_at: datetime) -> bool:
+        """Whether an answer based on *generation* (0: a login), kept at *kept_at*, can no longer change this row."""
+        return 0 < generation < self.generation or self._entered_since(kept_at)
+
     def is_another_than(self, answer: WaitingAnswer) -> bool:
         """Whether *answer* is based on the same generation as this row, of another history."""
         return (

@@ -31,8 +31,8 @@ class Keyring(Protocol):
 
     def seal(self, secret: str, place: Place) -> bytes: ...
 
-    def open(self, sealed: bytes, place: Place) -> str:
-        """The secret.
+    def open(self, sealed: bytes, place: Place, *, needed: bool = True) -> str:
+        """The secret. Not *needed*: nothing is lost when it does not open, so that its key may be gone.
 
         Raises:
             SealBroken: the key is known and the tag fails: not what was sealed for this place.
@@ -104,6 +104,11 @@ class Escrow(Protocol):
     Every method raises `EscrowUnavailable` when it could not do its work, for whatever reason.
     """
 
+    @property
+    def unreadable(self) -> int:
+        """How many entries `entries` left out when it was last asked."""
+        ...
+
     async def put(self, entry: EscrowEntry) -> None:
         """Keep *entry*, in place of an earlier one of the same attempt, so that it survives this process."""
         ...
@@ -114,6 +119,10 @@ class Escrow(Protocol):
 
     async def entries(self) -> Sequence[EscrowEntry]:
         """All that waits, the oldest first. Entries that cannot be read are left out, and complained of in the log."""
+        ...
+
+    async def check(self) -> None:
+        """Find out whether an entry could be kept now."""
         ...
 
     async def remove(self, entry: EscrowEntry) -> None:
@@ -179,11 +188,17 @@ class GrantStore(Protocol):
         """Mark the grant `reauthorization_required` if it still is at *generation* and the claim still holds."""
         ...
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+    async def discard_access(self, grant: GrantId, *, generation: int) -> None:
+        """Forget the access token of a dead grant, if it still is at *generation*: the provider rejects it."""
+        ...
+
+    async def connect(
+        self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str, late: bool = False
+    ) -> Grant | None:
         """Put in what a code exchange brought, over whatever was there. Repeating an *attempt_id* changes nothing.
 
-        None when a connect, import or revocation made by `records.LATE_LOGIN` later than these *tokens* were issued
-        stands already: an answer that waited for long must not undo it.
+        None when *late*, which every try after the first is, and a connect, import or revocation since these *tokens*
+        were issued stands already.
         """
         ...
 

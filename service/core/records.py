@@ -12,9 +12,6 @@ FIRST_KEY = "first"
 REST = timedelta(hours=1)
 """For how long the background leaves a grant alone that it could not even open."""
 
-LATE_LOGIN = timedelta(seconds=5)
-"""By how much an answer must be older than what somebody decided since, to be too late; clocks differ a little."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -3,17 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.core.clock import Clock
 from service.core.custody import Custody
 from service.core.directory import Directory
 from service.core.errands import Errands
-from service.core.errors import ApplicationNotFound, GrantNotFound, KeyUnavailable, StoreUnavailable
+from service.core.errors import ApplicationNotFound, BrokerError, GrantNotFound, KeyUnavailable, StoreUnavailable
 from service.core.health import READY, PartHealth, Readiness
-from service.core.model import Application, Grant, GrantId, WaitingAnswer
+from service.core.lifetimes import next_retry
+from service.core.model import Application, Claim, Grant, GrantId, WaitingAnswer
+from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
-from service.core.records import EscrowEntry
+from service.core.records import EscrowEntry, Setback
 from service.core.saving import Saver, Settlement, Verdict
 from service.core.steps import Step, Witness, nobody
 from service.core.vault import Vault
@@ -21,7 +24,15 @@ from service.core.vault import Vault
 log = logging.getLogger(__name__)
 
 AT_ONCE = 10
+PAUSE_FIRST = timedelta(seconds=30)
+PAUSE_LONGEST = timedelta(hours=1)
 ALARM_LASTS = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    until: datetime
+    pause: timedelta
 
 
 class Recovery:
@@ -37,11 +48,13 @@ class Recovery:
         vault: Vault,
         errands: Errands,
         clock: Clock,
+        policy: Policy,
         witness: Witness = nobody,
     ) -> None:
         self._grants, self._custody, self._saver, self._directory = grants, custody, saver, directory
         self._shared, self._vault, self._errands, self._clock = shared, vault, errands, clock
-        self._witness = witness
+        self._policy, self._witness = policy, witness
+        self._later: dict[tuple[GrantId, str], _Later] = {}
         self._alarms: dict[GrantId, datetime] = {}
 
     @property
@@ -52,63 +65,102 @@ class Recovery:
         return len(self._alarms)
 
     async def before_claim(self, grant: Grant) -> Grant:
-        """*grant* as it stands once every answer that waits for it is in.
+        """*grant* as it stands once every answer that is known to wait for it is in.
 
         Raises:
-            StoreUnavailable: an answer waits that cannot be read or stored now, or something newer than the database
-                shows that it went back in time: the refresh token in it is spent.
+            StoreUnavailable: as `after_claim`.
         """
-        if grant.id.is_company:  # it has nothing that could be spent
+        if grant.id.is_company or not self._custody.holds(grant.id):  # the company has nothing that could be spent
             return grant
-        if not self._custody.holds(grant.id) and not await self._something_is_newer(grant):
-            self._alarms.pop(grant.id, None)
-            return grant
-        settlements = await self._settle(await self._custody.look(grant.id))
-        current = await self._grants.get(grant.id)
-        if current is None:
-            raise GrantNotFound(grant.id)
-        if _behind(settlements) or await self._something_is_newer(current):
-            raise self._alarm(grant.id)
-        self._alarms.pop(grant.id, None)
-        return current
+        await self._bring_in(grant)
+        return await self._reread(grant.id)
 
     async def after_claim(self, claimed: Grant) -> Grant | None:
-        """The grant as it is by now, if an answer in escrow shows that it went on since it was claimed; else None.
+        """The grant as it is by now, if something shows that it went on since it was claimed; else None.
+
+        Asked by whoever is about to send its refresh token, and looks wherever an answer may be that has spent it.
 
         Raises:
-            StoreUnavailable: escrow could not be looked into, or something else forbids to go on. The claim has been
-                given back.
+            StoreUnavailable: an answer waits that cannot be read or stored now, escrow could not be looked into, or
+                something newer than the database shows that it went back in time. The claim has been given back, and
+                the grant is left alone for a while.
+            KeyUnavailable: the same, for want of a sealing key.
         """
-        if claimed.claim is None or claimed.unfinished_generation != claimed.generation or claimed.id.is_company:
+        if claimed.claim is None or claimed.id.is_company:
             return None
-        attempt_id = claimed.claim.attempt_id
+        unfinished = claimed.unfinished_generation == claimed.generation
         try:
-            settlements = await self._settle(await self._custody.look(claimed.id))
-            if _behind(settlements):
+            newer = await self._something_is_newer(claimed)
+            if not unfinished and not newer and not self._custody.holds(claimed.id):
+                self._alarms.pop(claimed.id, None)
+                return None
+            await self._bring_in(claimed)
+            self._witness(Step.LOOKED_INTO_ESCROW)
+            current = await self._reread(claimed.id)
+            if await self._something_is_newer(current):
                 raise self._alarm(claimed.id)
-        except (StoreUnavailable, KeyUnavailable):
-            self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=attempt_id))
+        except (StoreUnavailable, KeyUnavailable) as hindrance:
+            self._give_back(claimed, claimed.claim, hindrance)
             raise
-        self._witness(Step.LOOKED_INTO_ESCROW)
-        moved = [found.grant for found in settlements if found.grant and found.grant.generation > claimed.generation]
-        return moved[-1] if moved else None
+        self._alarms.pop(claimed.id, None)
+        return current if current.generation > claimed.generation else None
+
+    async def _bring_in(self, grant: Grant) -> None:
+        settlements = await self._settle(await self._custody.look(grant))
+        if _behind(settlements):
+            raise self._alarm(grant.id)
+
+    def _give_back(self, claimed: Grant, claim: Claim, hindrance: BrokerError) -> None:
+        """Nothing was sent. Noted like a setback, so that nobody tries the same again at once and for ever."""
+        now = self._clock.now()
+        retry_at = now + next_retry(claimed.failures + 1, self._policy, jitter=0.0)
+        setback = Setback(hindrance.code, now, retry_at=retry_at, finished=True)
+        self._errands.run(
+            "a claim",
+            lambda: self._grants.note_setback(claimed.id, attempt_id=claim.attempt_id, setback=setback),
+        )
+
+    async def _reread(self, grant: GrantId) -> Grant:
+        current = await self._grants.get(grant)
+        if current is None:
+            raise GrantNotFound(grant)
+        return current
 
     async def replay(self) -> None:
-        """Bring in everything that waits in any escrow that can be read.
+        """Bring in everything that waits in any escrow that can be read; what cannot come in hinders nothing else.
 
         Raises:
             StoreUnavailable: the database does not take it; nothing is lost.
         """
-        waiting = [
-            entry for entry in await self._custody.entries() if not self._saver.carries(entry.grant, entry.attempt_id)
-        ]
+        waiting = [entry for entry in await self._custody.entries() if self._is_worth_a_try(entry)]
         for start in range(0, len(waiting), AT_ONCE):
-            await asyncio.gather(*(self._replay(entry) for entry in waiting[start : start + AT_ONCE]))
+            batch = waiting[start : start + AT_ONCE]
+            ends = await asyncio.gather(*(self._replay(entry) for entry in batch), return_exceptions=True)
+            for end in ends:
+                if isinstance(end, StoreUnavailable):
+                    raise end
+                if isinstance(end, BaseException):
+                    log.error("an answer in escrow could not be brought in", exc_info=end)
+
+    def _is_worth_a_try(self, entry: EscrowEntry) -> bool:
+        if self._saver.carries(entry.grant, entry.attempt_id):
+            return False
+        later = self._later.get((entry.grant, entry.attempt_id))
+        return later is None or self._clock.now() >= later.until
 
     async def _replay(self, entry: EscrowEntry) -> None:
-        answer = self._custody.open(entry)
-        if answer is not None and _behind(await self._settle([answer])):
+        answer, key = self._custody.open(entry), (entry.grant, entry.attempt_id)
+        if answer is None:
+            return
+        (settlement,) = await self._settle([answer])
+        if settlement.verdict is Verdict.DATABASE_BEHIND:
             self._alarm(entry.grant)
+        if self._custody.knows(answer):  # somebody else has to do something first: the operator, or the provider
+            last = self._later.get(key)
+            pause = PAUSE_FIRST if last is None else min(last.pause * 2, PAUSE_LONGEST)
+            self._later[key] = _Later(self._clock.now() + pause, pause)
+        else:
+            self._later.pop(key, None)
 
     async def _settle(self, answers: Sequence[WaitingAnswer]) -> Sequence[Settlement]:
         settlements = []

@@ -121,9 +121,8 @@ class Redeemer:
         if reason is Reason.REVOKED and not self._guard.believes(grant.id):
             attempt.ends_as(Ending.GUARDED)
             doubt = UpstreamUnavailable("The provider refuses one grant after the other; none of it is believed.")
-            doubt.retry_after = self._breaker.trip(application, grant.id.type, doubt, None)
-            await self._release(grant, claim, at_rest=True)  # else the background would probe with it for ever
-            return doubt
+            self._breaker.trip(application, grant.id.type, doubt, None)
+            return await self._set_back(application, grant, claim, doubt)  # the next probe shall be another grant's
         self._breaker.close(application, grant.id.type)
         return await self._declare_dead(grant, claim, reason, InvalidGrant.label, attempt)
 
@@ -200,6 +199,7 @@ class Redeemer:
     ) -> BrokerError:
         """Codes decide; but who is refused for an hour, while the others are not, is refused for good."""
         if await self._is_refused_for_good(grant):
+            self._breaker.close(application, grant.id.type)
             return await self._declare_dead(grant, claim, Reason.REFUSED, outcome.label, attempt)
         return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail), uncoded=True)
 

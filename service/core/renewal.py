@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
+from typing import Any
 
 from service.core import digests, lifetimes
 from service.core.attempts import UNSEEN, Attempt, Ending, Observer, Origin
@@ -15,6 +16,7 @@ from service.core.errors import (
     ClientRejected,
     GrantNotFound,
     InvalidUpstreamAnswer,
+    KeyUnavailable,
     ReauthorizationRequired,
     RejectedTooOften,
     RenewalInProgress,
@@ -22,6 +24,7 @@ from service.core.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from service.core.local_cache import LocalCache
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
@@ -36,6 +39,12 @@ from service.core.vault import Vault
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)
 
+_OUR_OWN: dict[str, type[StoreUnavailable] | type[KeyUnavailable]] = {
+    StoreUnavailable.code: StoreUnavailable,
+    KeyUnavailable.code: KeyUnavailable,
+}
+FlightKey = GrantId | tuple[GrantId, str]
+
 
 class Renewer:
     """Starts flights and lets callers join them; a flight outlives everybody who waits for it."""
@@ -46,6 +55,7 @@ class Renewer:
         redeemer: Redeemer,
         vault: Vault,
         shared: TokenCache,
+        local: LocalCache,
         recovery: Recovery,
         errands: Errands,
         breaker: Breaker,
@@ -56,21 +66,24 @@ class Renewer:
         witness: Witness = nobody,
         observer: Observer = UNSEEN,
     ) -> None:
-        self._grants, self._redeemer, self._vault, self._shared = grants, redeemer, vault, shared
+        self._grants, self._redeemer, self._vault, self._shared, self._local = grants, redeemer, vault, shared, local
         self._recovery, self._errands, self._breaker, self._skew = recovery, errands, breaker, skew
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
-        self._flights: Flights[GrantId | tuple[GrantId, str], AccessToken] = Flights()
+        self._flights: Flights[FlightKey, AccessToken] = Flights()
         self._turn = asyncio.Semaphore(policy.renewals_at_once)
 
     def in_flight(self, grant: GrantId) -> bool:
         return self._flights.running(grant)
 
     def fly(
-        self, application: Application, seen: Grant, *, forced: bool = False
+        self, application: Application, seen: Grant, *, instead_of: AccessToken | None = None
     ) -> tuple[asyncio.Task[AccessToken], bool]:
-        """A flight towards a token newer than what *seen* holds, and whether it was already under way."""
-        return self._flights.join(seen.id, lambda: self._fly(application, seen, forced=forced))
+        """A flight towards a token newer than what *seen* holds, and whether it was already under way.
+
+        With *instead_of* the flight is forced, towards one newer than that token, which may be ahead of the row.
+        """
+        return self._take_off(seen.id, seen.id, lambda: self._fly(application, seen, instead_of))
 
     async def drain(self, timeout: timedelta) -> int:
         """Wait for all flights, at most *timeout*; returns how many are still in the air."""
@@ -83,12 +96,26 @@ class Renewer:
             token = await self._redeem_as_probe(application, claimed, began)
             if token is not None:
                 return token
-            return await self._fly(application, claimed, forced=False, origin=Origin.BACKGROUND)
+            return await self._fly(application, claimed, None, Origin.BACKGROUND)
 
-        task, taken = self._flights.join(claimed.id, work)
+        task, taken = self._take_off(claimed.id, claimed.id, work)
         if taken:  # by a flight that waits for this very claim
-            task, _ = self._flights.join((claimed.id, "background"), work)
+            task, _ = self._take_off(claimed.id, (claimed.id, "background"), work)
         return task
+
+    def _take_off(
+        self, grant: GrantId, key: FlightKey, work: Callable[[], Coroutine[Any, Any, AccessToken]]
+    ) -> tuple[asyncio.Task[AccessToken], bool]:
+        """While anything flies for *grant*, its cached token is handed out only by those who wait."""
+        task, taken = self._flights.join(key, work)
+        if not taken:
+            self._local.ground(grant)
+            task.add_done_callback(lambda _: self._landed(grant))
+        return task, taken
+
+    def _landed(self, grant: GrantId) -> None:
+        if not self._flights.running(grant) and not self._flights.running((grant, "background")):
+            self._local.release(grant)
 
     async def _redeem_as_probe(self, application: Application, claimed: Grant, began: float) -> AccessToken | None:
         with Attempt(claimed.id, Origin.BACKGROUND, self._observer) as attempt:
@@ -100,8 +127,9 @@ class Renewer:
             return await self._redeem(application, claimed, began, attempt)
 
     async def _fly(
-        self, application: Application, seen: Grant, *, forced: bool, origin: Origin = Origin.REQUEST
+        self, application: Application, seen: Grant, instead_of: AccessToken | None, origin: Origin = Origin.REQUEST
     ) -> AccessToken:
+        forced, known = instead_of is not None, max(seen.generation, instead_of.generation if instead_of else 0)
         give_up_at = self._clock.monotonic() + self._policy.wait.total_seconds()
         grant, pause = seen, POLL_FIRST
         while True:
@@ -116,11 +144,11 @@ class Renewer:
                     )
                 await self._clock.sleep(pause * (0.5 + self._jitter()))
                 pause = min(pause * 2, POLL_LONGEST)
-                if (token := await self._published(seen)) is not None:
+                if (token := await self._published(seen.id, known)) is not None:
                     return token
                 whole = await self._reread(seen.id)
             grant = whole
-            if grant.generation > seen.generation:
+            if grant.generation > known:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
                     return token
@@ -168,12 +196,12 @@ class Renewer:
             return None
         return await self._redeemer.redeem(application, claimed, claimed.claim, began, attempt)
 
-    async def _published(self, seen: Grant) -> AccessToken | None:
+    async def _published(self, grant: GrantId, known: int) -> AccessToken | None:
         """The token that another replica has just renewed, if it got as far as the shared cache."""
-        cached = await self._shared.get(seen.id)
-        if cached is None or cached.generation <= seen.generation:
+        cached = await self._shared.get(grant)
+        if cached is None or cached.generation <= known:
             return None
-        token = self._vault.open_cached(seen.id, cached)
+        token = self._vault.open_cached(grant, cached)
         return token if token is not None and lifetimes.is_fresh(token, self._clock.now(), None) else None
 
     async def _claim(self, application: Application, grant: Grant, *, forced: bool) -> Grant | None:
@@ -192,8 +220,9 @@ class Renewer:
                 takeover=self._takeover(grant),
                 force=force,
             )
-        except StoreUnavailable:
-            self._errands.run_twice("a claim", lambda: self._grants.release(grant.id, attempt_id=attempt_id))
+        except StoreUnavailable as away:
+            if away.asked:
+                self._errands.run_twice("a claim", lambda: self._grants.release(grant.id, attempt_id=attempt_id))
             raise
         if claimed is not None and claimed.claim is not None:
             self._skew.note(claimed.claim.started_at, now, self._clock.now())
@@ -230,11 +259,13 @@ class Renewer:
     def _stored_trouble(self, grant: Grant, retry_at: datetime) -> BrokerError:
         """The last failure again, as the row tells it; an unfinished claim is always `upstream_unavailable`."""
         code = grant.last_error.code if grant.last_error and grant.claim is None else UpstreamUnavailable.code
+        left, trouble = retry_at - self._clock.now(), _OUR_OWN.get(code)
+        if trouble is not None:
+            own = trouble()
+            own.retry_after = left
+            return own
         error = InvalidUpstreamAnswer if code == InvalidUpstreamAnswer.code else UpstreamUnavailable
-        return error(
-            "The provider could not renew this grant; it is being left alone for a while.",
-            retry_after=retry_at - self._clock.now(),
-        )
+        return error("The provider could not renew this grant; it is being left alone for a while.", retry_after=left)
 
     def _takeover(self, grant: Grant) -> timedelta:
         return timedelta(0) if grant.id.is_company else self._policy.takeover

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from service.core.clock import Clock
 from service.core.directory import Directory
+from service.core.lane import Lane
 from service.core.local_cache import LocalCache
 from service.core.model import GrantId, GrantState
 from service.core.ports import GrantStore
@@ -60,8 +61,9 @@ class Confirmer:
 class Revalidator:
     """Confirms, a few times within the promised age, every entry that was used and the directory's version."""
 
-    def __init__(self, grants: GrantStore, directory: Directory, local: LocalCache, clock: Clock) -> None:
+    def __init__(self, grants: GrantStore, directory: Directory, local: LocalCache, lane: Lane, clock: Clock) -> None:
         self._grants, self._directory, self._local, self._clock = grants, directory, local, clock
+        self._lane = lane
 
     async def tick(self) -> None:
         """Ask once for everything that was used since the last time.
@@ -71,6 +73,7 @@ class Revalidator:
         Raises:
             StoreUnavailable: nothing could be confirmed.
         """
+        self._lane.collect()
         await self._directory.check()
         used = self._local.take_used()
         for start in range(0, len(used), BATCH):

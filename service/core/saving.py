@@ -1,8 +1,9 @@
 """Brings a provider's answer into the database, whatever the database does, and tells the caches."""
 
 import asyncio
+import itertools
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
 from service.core.attempts import Attempt, Ending
@@ -28,6 +29,9 @@ from service.core.revocation import Revoker
 from service.core.singleflight import wait_for_flight
 from service.core.steps import Step, Witness, nobody
 from service.core.vault import Vault
+
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+"""When the database last confirmed what it has not seen yet."""
 
 
 class Verdict(Enum):
@@ -139,32 +143,36 @@ class Saver:
         await asyncio.wait({task, kept}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else kept.result()
 
-    async def until_settled(self, answer: WaitingAnswer) -> None:
-        """Wait for as long as it takes until *answer* is in the database."""
-        if (task := self._carried.get((answer.grant, answer.attempt_id))) is not None:
-            await asyncio.wait({task})
+    async def until_settled(self, answer: WaitingAnswer) -> Settlement | None:
+        """What becomes of *answer*, however long that takes; None when it has been settled already."""
+        task = self._carried.get((answer.grant, answer.attempt_id))
+        return None if task is None else await asyncio.shield(task)
 
     async def _carry(
         self, application: Application, answer: WaitingAnswer, kept: asyncio.Future[Settlement]
     ) -> Settlement:
-        storing = asyncio.create_task(until_stored(lambda: self.settle(answer), self._clock, "an answer"))
+        tries = itertools.count()
+        storing = asyncio.create_task(
+            until_stored(lambda: self.settle(answer, late=next(tries) > 0), self._clock, "an answer")
+        )
         try:
             settlement = await wait_for_flight(storing, self._policy.save_patience)
         except TimeoutError:
             safe = await self._custody.keep(answer)
-            kept.set_result(Settlement(Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY, self._clock.now()))
+            if not storing.done():
+                kept.set_result(Settlement(Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY, LONG_AGO))
             settlement = await storing
         await self.conclude(application, answer, settlement)
         return settlement
 
-    async def settle(self, answer: WaitingAnswer) -> Settlement:
-        """Try once to store *answer*; repeating it is harmless, whoever does.
+    async def settle(self, answer: WaitingAnswer, *, late: bool = True) -> Settlement:
+        """Try once to store *answer*; repeating it is harmless, whoever does. Every try but the very first is *late*.
 
         Raises:
             StoreUnavailable: it is not known whether it is stored.
         """
         if answer.ticket_digest is not None:
-            stored = await self._connect(answer, answer.ticket_digest)
+            stored = await self._connect(answer, answer.ticket_digest, late=late)
         else:
             now = self._clock.now()
             await self._grants.save(
@@ -181,15 +189,19 @@ class Saver:
             return Settlement(Verdict.SAVED, asked_at, current)
         return await self._not_stored(answer, asked_at, current)
 
-    async def _connect(self, answer: WaitingAnswer, ticket_digest: bytes) -> bool:
+    async def _connect(self, answer: WaitingAnswer, ticket_digest: bytes, *, late: bool) -> bool:
         now = self._clock.now()
-        connected = await self._grants.connect(answer.grant, answer.tokens, at=now, attempt_id=answer.attempt_id)
+        connected = await self._grants.connect(
+            answer.grant, answer.tokens, at=now, attempt_id=answer.attempt_id, late=late
+        )
+        if connected is None:
+            return False
         self._witness(Step.CONNECTED)
         await self._requests.complete(ticket_digest, at=now)
         self._witness(Step.COMPLETED)
         self._local.drop(answer.grant)
         await self._shared.forget(answer.grant)
-        return connected is not None
+        return True
 
     async def _not_stored(self, answer: WaitingAnswer, asked_at: datetime, current: Grant | None) -> Settlement:
         """Somebody newer won, or the database is an older one than the answer was based on."""

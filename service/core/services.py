@@ -9,6 +9,7 @@ from service.core.broker import TokenBroker
 from service.core.clock import Clock
 from service.core.directory import Directory
 from service.core.health import Health
+from service.core.lane import Lane
 from service.core.ports import GrantStore
 from service.core.rate_limit import RateLimiter
 
@@ -27,4 +28,5 @@ class Services:
     limiter: RateLimiter
     audit: Audit
     audit_store: AuditStore
+    lane: Lane
     public_url: str

@@ -26,6 +26,11 @@ def application_place(name: str) -> Place:
     return Place("application", name, "", "client_secret")
 
 
+def grant_place(grant: GrantId, field: str) -> Place:
+    """Where a token of *grant* belongs: `access_token` or `refresh_token`."""
+    return Place("grant", grant.application, grant.user, field)
+
+
 def verifier_place(grant: GrantId) -> Place:
     """Where the PKCE verifier of an authorization request belongs."""
     return Place("authorization_request", grant.application, grant.user, "verifier")
@@ -62,10 +67,10 @@ class Vault:
         """Tokens that *application* obtained at *at*, ready for storage."""
         refresh_sealed = digest = None
         if refresh_token is not None:
-            refresh_sealed = self._keyring.seal(refresh_token, _place(grant, "refresh_token"))
+            refresh_sealed = self._keyring.seal(refresh_token, grant_place(grant, "refresh_token"))
             digest = digests.refresh_digest(grant, refresh_token)
         return SealedTokens(
-            access_sealed=self._keyring.seal(access.value, _place(grant, "access_token")) if access else None,
+            access_sealed=self._keyring.seal(access.value, grant_place(grant, "access_token")) if access else None,
             refresh_sealed=refresh_sealed,
             refresh_digest=digest,
             scope=scope,
@@ -85,7 +90,7 @@ class Vault:
         if grant.access_sealed is None or not (grant.issued_at and grant.access_expires_at and grant.due_at):
             return None
         try:
-            value = self._keyring.open(grant.access_sealed, _place(grant.id, "access_token"))
+            value = self._keyring.open(grant.access_sealed, grant_place(grant.id, "access_token"))
         except SealBroken:
             return None
         return AccessToken(value, grant.scope, grant.issued_at, grant.access_expires_at, grant.due_at, grant.generation)
@@ -100,7 +105,7 @@ class Vault:
         if grant.refresh_sealed is None:
             raise ReauthorizationRequired(grant.id, Reason.NO_REFRESH_TOKEN)
         try:
-            return self._keyring.open(grant.refresh_sealed, _place(grant.id, "refresh_token"))
+            return self._keyring.open(grant.refresh_sealed, grant_place(grant.id, "refresh_token"))
         except SealBroken:
             raise ReauthorizationRequired(grant.id, Reason.UNDECRYPTABLE) from None
 
@@ -115,7 +120,8 @@ class Vault:
         if cached.sealed is None:
             return None
         try:
-            fields = json.loads(self._keyring.open(cached.sealed, _cached_place(grant, cached.generation)))
+            place = _cached_place(grant, cached.generation)
+            fields = json.loads(self._keyring.open(cached.sealed, place, needed=False))
         except (SealBroken, KeyUnavailable):
             return None
         value, scope, *instants = fields
@@ -147,9 +153,9 @@ class Vault:
         """
         try:
             if tokens.refresh_sealed is not None:
-                return self._keyring.open(tokens.refresh_sealed, _place(grant, "refresh_token")), True
+                return self._keyring.open(tokens.refresh_sealed, grant_place(grant, "refresh_token")), True
             if tokens.access_sealed is not None:
-                return self._keyring.open(tokens.access_sealed, _place(grant, "access_token")), False
+                return self._keyring.open(tokens.access_sealed, grant_place(grant, "access_token")), False
         except SealBroken:
             return None
         return None
@@ -175,7 +181,3 @@ def _cached_place(grant: GrantId, generation: int) -> Place:
 
 def _escrow_place(grant: GrantId, generation: int, attempt_id: str) -> Place:
     return Place("escrow", grant.application, grant.user, f"answer:{generation}:{attempt_id}")
-
-
-def _place(grant: GrantId, field: str) -> Place:
-    return Place("grant", grant.application, grant.user, field)

@@ -58,7 +58,8 @@ async def test_token_requests_are_counted_and_timed_by_outcome_and_source(front:
     ):
         labels = {"outcome": outcome, "source": source}
         assert value(series, "token_requests_total", **labels) == times, labels
-        assert value(series, "token_request_duration_seconds_count", **labels) == times, labels
+        timed = None if source == "local" else times  # those leave by the hot lane
+        assert value(series, "token_request_duration_seconds_count", **labels) == timed, labels
 
 
 async def test_renewals_and_requests_to_the_provider_are_counted(front: Front) -> None:

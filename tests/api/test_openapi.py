@@ -43,6 +43,7 @@ OPERATIONS = {
     "DELETE /callers/{name}": "remove_caller",
     "GET /callers/{name}/keys": "list_keys",
     "POST /callers/{name}/keys": "add_key",
+    "GET /audit": "list_audit",
     "DELETE /callers/{name}/keys/{key_id}": "remove_key",
     "GET /healthz": "get_health",
     "GET /readyz": "get_readiness",
@@ -155,6 +156,7 @@ MANAGING: list[tuple[str, str, int, dict[str, Any]]] = [
     ("DELETE /callers/{name}", "/callers/a", 204, {}),
     ("GET /callers/{name}/keys", "/callers/operator/keys", 200, {}),
     ("POST /callers/{name}/keys", "/callers/operator/keys", 201, {"json": {"expires_in": 60}}),
+    ("GET /audit", "/audit?limit=3", 200, {}),
     ("DELETE /callers/{name}/keys/{key_id}", "/callers/operator/keys/first", 204, {}),
 ]
 
@@ -254,6 +256,7 @@ CALLS = {"/tokens/a", "/tokens/a/rejected", "/grants", "/grants/a", "/grants/a/c
 MANAGED = {
     *("/applications", "/applications/a", "/applications/a/default"),
     *("/callers", "/callers/a", "/callers/a/keys", "/callers/a/keys/b"),
+    "/audit",
 }
 BROWSERS = {"/connect/ticket", "/connect/done", "/oauth/callback"}
 ASSET = "/static-offline-docs/swagger-ui-bundle.js"

@@ -57,6 +57,7 @@ TABLE = {
     "GET /callers/{name}/keys": Rule(Scope.ADMIN, 200),
     "POST /callers/{name}/keys": Rule(Scope.ADMIN, 201),
     "DELETE /callers/{name}/keys/{key_id}": Rule(Scope.ADMIN, 204),
+    "GET /audit": Rule(Scope.ADMIN, 200),
     "GET /healthz": Rule("none", 200),
     "GET /readyz": Rule("none", 200),
     "GET /metrics": Rule("none", 200),

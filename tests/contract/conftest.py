@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.adapters.sql_sealed import SqlSealedRows
+from service.core.audit import AuditStore
 from service.core.directory_store import DirectoryStore
 from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
+from service.core.resealing import SealedRows
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy
 from tests.support.clock import FakeClock
+from tests.support.memory_audit import MemoryAuditStore
+from tests.support.memory_sealed import MemorySealedRows
 from tests.support.memory_stores import (
     MemoryAuthorizationStore,
     MemoryDirectoryStore,
@@ -35,6 +41,8 @@ class Stores:
     queue: RenewalQueue
     authorizations: AuthorizationStore
     directory: DirectoryStore
+    audit: AuditStore
+    sealed: SealedRows
     clock: FakeClock
     _pass_time: Callable[[timedelta], Awaitable[None]]
 
@@ -97,10 +105,11 @@ def memory_stores(clock: FakeClock) -> Stores:
     async def pass_time(duration: timedelta) -> None:
         clock.advance(duration)
 
-    grants = MemoryGrantStore(clock)
-    return Stores(
-        grants, MemoryRenewalQueue(grants), MemoryAuthorizationStore(grants), MemoryDirectoryStore(), clock, pass_time
-    )
+    grants, directory = MemoryGrantStore(clock), MemoryDirectoryStore()
+    requests = MemoryAuthorizationStore(grants)
+    sealed = MemorySealedRows(grants, requests, directory)
+    audit = MemoryAuditStore()
+    return Stores(grants, MemoryRenewalQueue(grants), requests, directory, audit, sealed, clock, pass_time)
 
 
 def sql_stores(database: Database, real: RealDatabase) -> Stores:
@@ -109,6 +118,8 @@ def sql_stores(database: Database, real: RealDatabase) -> Stores:
         SqlRenewalQueue(database),
         SqlAuthorizationStore(database),
         SqlDirectoryStore(database),
+        SqlAuditStore(database),
+        SqlSealedRows(database),
         real.clock,
         real.pass_time,
     )

@@ -513,3 +513,19 @@ async def test_a_grant_dies_with_its_lost_attempt_still_known(stores: Stores) ->
     await left_unfinished(stores)
     assert await declare_dead(stores.grants, "second")
     assert (await stored(stores.grants)).unfinished_generation == 1
+
+
+async def test_only_a_dead_grant_of_that_generation_loses_its_access_token(stores: Stores) -> None:
+    await connected(stores.grants)
+    await stores.grants.discard_access(ALICE, generation=1)
+    assert (await stored(stores.grants)).access_sealed is not None
+    await claim(stores.grants, "mine")
+    await stores.grants.declare_dead(
+        ALICE, generation=1, attempt_id="mine", reason=Reason.REVOKED, code="invalid_grant", at=T0
+    )
+    await stores.grants.discard_access(ALICE, generation=2)
+    assert (await stored(stores.grants)).access_sealed is not None
+    await stores.grants.discard_access(ALICE, generation=1)
+    dead = await stored(stores.grants)
+    assert (dead.access_sealed, dead.state) == (None, GrantState.REAUTHORIZATION_REQUIRED)
+    assert dead.refresh_sealed is not None

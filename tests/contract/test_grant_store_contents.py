@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from service.core.model import GrantState, Reason, UpstreamRevocation
-from service.core.records import LATE_LOGIN, Force, Setback
+from service.core.records import Force, Setback
 from tests.contract.conftest import Stores
 from tests.contract.samples import (
     ALICE,
@@ -180,12 +180,10 @@ async def test_connects_at_once_are_all_put_in_one_after_another(stores: Stores)
 
 async def test_a_connect_issued_before_a_later_one_was_sent_changes_nothing(stores: Stores) -> None:
     newer = await connect(stores.grants, tokens("new", "r9", at=LATER), "newer", at=LATER)
-    late = tokens("old", "r1", at=LATER - LATE_LOGIN - MICROSECOND)
-    assert await stores.grants.connect(ALICE, late, at=LATER + HOUR, attempt_id="late") is None
+    late = tokens("old", "r1", at=LATER - MICROSECOND)
+    assert await stores.grants.connect(ALICE, late, at=LATER + HOUR, attempt_id="late", late=True) is None
     assert await stored(stores.grants) == newer
-    assert (
-        await connect(stores.grants, tokens("as new", "r2", at=LATER - LATE_LOGIN), "as new", at=LATER)
-    ).generation > 1
+    assert (await connect(stores.grants, tokens("as new", "r2", at=LATER), "as new", at=LATER)).generation > 1
 
 
 async def test_a_connect_counts_from_when_its_tokens_were_issued_and_not_from_when_they_came(stores: Stores) -> None:
@@ -202,8 +200,8 @@ async def test_a_connect_issued_before_an_import_or_a_revocation_changes_nothing
     else:
         await revoke(stores.grants, at=LATER)
     before = await stored(stores.grants)
-    late = tokens("old", "r2", at=LATER - LATE_LOGIN - MICROSECOND)
-    assert await stores.grants.connect(ALICE, late, at=LATER, attempt_id="late") is None
+    late = tokens("old", "r2", at=LATER - MICROSECOND)
+    assert await stores.grants.connect(ALICE, late, at=LATER, attempt_id="late", late=True) is None
     assert await stored(stores.grants) == before
     assert (await connect(stores.grants, tokens("new", "r3", at=LATER), "new", at=LATER)).generation > 1
 

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from sqlalchemy import event, select, text
@@ -21,10 +21,9 @@ from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import migrate, schema_is_current
 from service.adapters.tables import to_micros
-from service.core.directory_store import DirectoryStore
+from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
-from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
 from service.core.records import Due, GrantFilter, Setback
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
@@ -342,6 +341,7 @@ USES: dict[str, Use] = {
     "grants.declare_dead": lambda s: s.grants.declare_dead(
         ALICE, generation=1, attempt_id=SECRET, reason=Reason.REVOKED, code="x", at=T0
     ),
+    "grants.discard_access": lambda s: s.grants.discard_access(ALICE, generation=1),
     "grants.connect": lambda s: s.grants.connect(ALICE, tokens("a2", SECRET), at=T0, attempt_id="again"),
     "grants.import_": lambda s: s.grants.import_(ALICE, tokens("a2", SECRET), at=T0),
     "grants.revoke": lambda s: s.grants.revoke(ALICE, upstream=UpstreamRevocation.PENDING, at=T0, retry_at=T0),
@@ -379,16 +379,14 @@ USES: dict[str, Use] = {
     "directory.remove_key": lambda s: s.directory.remove_key("crm", SECRET),
     "directory.remove_caller": lambda s: s.directory.remove_caller(SECRET),
     "directory.replace_keys": lambda s: s.directory.replace_keys("crm", key("k", "crm")),
+    "audit.put": lambda s: s.audit.put([AuditEntry("i", T0, "crm", Action.REFUSED, user=SECRET)]),
+    "audit.page": lambda s: s.audit.page(AuditFilter(user=SECRET), after=(T0, SECRET), limit=1),
+    "audit.forget": lambda s: s.audit.forget(T0, limit=1),
 }
 
 
 def test_no_method_of_any_store_is_missing_here() -> None:
-    ports = {
-        "grants": GrantStore,
-        "queue": RenewalQueue,
-        "authorizations": AuthorizationStore,
-        "directory": DirectoryStore,
-    }
+    ports = {name: port for name, port in get_type_hints(Stores).items() if name not in {"clock", "_pass_time"}}
     assert set(USES) == {
         f"{store}.{method}" for store, port in ports.items() for method in vars(port) if not method.startswith("_")
     }

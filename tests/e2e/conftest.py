@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright, expect
 
+from sandbox.directory import USERS
 from tests.support.brokers import Broker, broker_process, environment, furnish, settings_from
 from tests.support.versatures import Versature, versature_process
 
@@ -33,6 +34,12 @@ class Stage:
 
     broker: Broker
     versature: Versature
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """What the broker has logged, at its most talkative."""
+        return self.folder / "broker.log"
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,21 @@ class Phone:
     context: BrowserContext
     page: Page
     complaints: list[str]
+
+    async def depart(self, link: str) -> None:
+        """Open *link* and go on to the provider."""
+        await self.page.goto(link)
+        await self.page.get_by_role("button", name="Log in at Versature").click()
+
+    async def decide(self, login: str, decision: str = "Allow") -> None:
+        """Log in at the provider and press one of its buttons."""
+        await self.page.get_by_label("User").fill(login)
+        await self.page.get_by_label("Password").fill(USERS[login])
+        await self.page.get_by_role("button", name=decision).click()
+
+    async def sees(self, heading: str) -> None:
+        """Wait until the page has this *heading*."""
+        await expect(self.page.get_by_role("heading", level=1)).to_have_text(heading)
 
     async def keep_screenshot(self, name: str) -> None:
         """Keep what is seen in an ignored folder, for people to look at."""
@@ -59,10 +81,12 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     folder = tmp_path_factory.mktemp("stage")
     port = environment(folder, "http://unset")["BROKER_PORT"]
     async with versature_process(f"http://127.0.0.1:{port}/oauth/callback") as versature:
-        variables = environment(folder, versature.base_url, BROKER_PORT=port, BROKER_RETURN_ORIGINS=versature.base_url)
+        own = {"BROKER_PORT": port, "BROKER_RETURN_ORIGINS": versature.base_url, "BROKER_LOG_LEVEL": "debug"}
+        variables = environment(folder, versature.base_url, **own)
         await furnish(settings_from(variables))
-        async with broker_process(variables) as broker:
-            yield Stage(broker, versature)
+        with (folder / "broker.log").open("wb") as log:
+            async with broker_process(variables, log=log) as broker:
+                yield Stage(broker, versature, folder)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

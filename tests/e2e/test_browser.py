@@ -13,36 +13,21 @@ from tests.support.browser import invite
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 
-async def _depart(phone: Phone, link: str) -> None:
-    await phone.page.goto(link)
-    await phone.page.get_by_role("button", name="Log in at Versature").click()
-
-
-async def _decide(phone: Phone, login: str, decision: str = "Allow") -> None:
-    await phone.page.get_by_label("User").fill(login)
-    await phone.page.get_by_label("Password").fill(USERS[login])
-    await phone.page.get_by_role("button", name=decision).click()
-
-
-async def _heading(phone: Phone, text: str) -> None:
-    await expect(phone.page.get_by_role("heading", level=1)).to_have_text(text)
-
-
 async def test_a_person_on_a_phone_connects_and_the_service_gets_a_working_token(stage: Stage, phone: Phone) -> None:
     await phone.page.goto(await invite(stage.broker, "alice"))
-    await _heading(phone, "Connect alice to Versature")
+    await phone.sees("Connect alice to Versature")
     await expect(phone.page.get_by_text("Asked by crm")).to_be_visible()
     assert await phone.fits()
     await phone.keep_screenshot("1-connect")
     await phone.page.get_by_role("button", name="Log in at Versature").click()
-    await _heading(phone, "Log in to Versature")
+    await phone.sees("Log in to Versature")
     assert await phone.fits()
     await phone.keep_screenshot("2-login")
     [cookie] = await phone.context.cookies(stage.broker.base_url)
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("tb-connect", True, "Lax")
     assert (await stage.broker.client.get("/tokens/alice")).status_code == 404
-    await _decide(phone, "alice")
-    await _heading(phone, "You are connected")
+    await phone.decide("alice")
+    await phone.sees("You are connected")
     assert await phone.fits()
     await phone.keep_screenshot("3-done")
     assert phone.complaints == []
@@ -59,22 +44,22 @@ async def test_the_whole_way_can_be_gone_with_the_keyboard(stage: Stage, phone: 
     assert await button.evaluate("focused => getComputedStyle(focused).outlineColor") == "rgb(0, 0, 0)", "seen on white"
     await phone.keep_screenshot("1-connect-focused")
     await keyboard.press("Enter")
-    await _heading(phone, "Log in to Versature")
+    await phone.sees("Log in to Versature")
     await phone.page.get_by_label("User").focus()
     await keyboard.type("bob")
     await keyboard.press("Tab")
     await keyboard.type(USERS["bob"])
     await keyboard.press("Enter")
-    await _heading(phone, "You are connected")
+    await phone.sees("You are connected")
 
 
 async def test_the_done_page_is_left_to_the_address_that_the_service_wanted(stage: Stage, phone: Phone) -> None:
     back = f"{stage.versature.base_url}/sandbox/calls?endpoint=api"
-    await _depart(phone, await invite(stage.broker, "returning", {"return_to": back}))
-    await _decide(phone, "carol")
+    await phone.depart(await invite(stage.broker, "returning", {"return_to": back}))
+    await phone.decide("carol")
     await expect(phone.page).to_have_url(f"{back}&status=connected")
-    await _depart(phone, await invite(stage.broker, "returning", {"return_to": back}))
-    await _decide(phone, "carol", "Deny")
+    await phone.depart(await invite(stage.broker, "returning", {"return_to": back}))
+    await phone.decide("carol", "Deny")
     await expect(phone.page).to_have_url(f"{back}&status=failed&code=authorization_denied")
 
 
@@ -89,8 +74,8 @@ async def test_another_browser_cannot_complete_a_login_and_the_first_one_can_sta
         await route.fulfill(body="kept")
 
     await phone.page.route("**/oauth/authorize/", keep)
-    await _depart(phone, link)
-    await _decide(phone, "alice")
+    await phone.depart(link)
+    await phone.decide("alice")
     await expect(phone.page.get_by_text("kept")).to_be_visible()
     async with await chromium.new_context() as other:
         page = await other.new_page()
@@ -100,25 +85,25 @@ async def test_another_browser_cannot_complete_a_login_and_the_first_one_can_sta
         await expect(page.get_by_text("started in another browser")).to_be_visible()
     assert (await stage.broker.client.get("/tokens/victim")).status_code == 404
     await phone.page.unroute("**/oauth/authorize/")
-    await _depart(phone, link)
-    await _decide(phone, "alice")
-    await _heading(phone, "You are connected")
+    await phone.depart(link)
+    await phone.decide("alice")
+    await phone.sees("You are connected")
 
 
 async def test_a_denied_login_says_what_to_do_and_its_link_still_works(stage: Stage, phone: Phone) -> None:
     link = await invite(stage.broker, "hesitant")
-    await _depart(phone, link)
-    await _decide(phone, "alice", "Deny")
-    await _heading(phone, "Access was not granted")
+    await phone.depart(link)
+    await phone.decide("alice", "Deny")
+    await phone.sees("Access was not granted")
     await expect(phone.page.get_by_text("Open your link again")).to_be_visible()
     assert await phone.fits()
     await phone.keep_screenshot("4-denied")
     assert (await stage.broker.client.get("/tokens/hesitant")).status_code == 404
-    await _depart(phone, link)
-    await _decide(phone, "alice")
-    await _heading(phone, "You are connected")
+    await phone.depart(link)
+    await phone.decide("alice")
+    await phone.sees("You are connected")
     await phone.page.goto(link)
-    await _heading(phone, "This link is no longer valid")
+    await phone.sees("This link is no longer valid")
     await phone.keep_screenshot("5-used")
 
 
@@ -132,7 +117,7 @@ async def test_a_denied_login_says_what_to_do_and_its_link_still_works(stage: St
 )
 async def test_any_user_is_shown_as_text_and_fits_the_screen(stage: Stage, phone: Phone, name: str, user: str) -> None:
     await phone.page.goto(await invite(stage.broker, quote(user, safe="")))
-    await _heading(phone, f"Connect {user} to Versature")
+    await phone.sees(f"Connect {user} to Versature")
     await expect(phone.page).to_have_title(f"Connect {user} to Versature")
     assert await phone.fits()
     shown = phone.page.locator("em, strong", has_text=user)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import uvicorn
@@ -147,11 +148,13 @@ async def broker_here(
 
 
 @contextlib.asynccontextmanager
-async def broker_process(variables: Mapping[str, str]) -> AsyncIterator[Broker]:
+async def broker_process(
+    variables: Mapping[str, str], *, log: int | IO[bytes] = asyncio.subprocess.DEVNULL
+) -> AsyncIterator[Broker]:
     """A broker as a process of its own, ended by SIGTERM; it must end well, unless the test has killed it."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BROKER_", "VERSATURE_"))}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", "serve", env={**clean, **variables}, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", "service", "serve", env={**clean, **variables}, stderr=log
     )
     base_url = f"http://127.0.0.1:{variables['BROKER_PORT']}"
     try:

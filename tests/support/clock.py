@@ -13,6 +13,9 @@ class FakeClock:
     def now(self) -> datetime:
         return self._now
 
+    def timestamp(self) -> float:
+        return self.now().timestamp()
+
     def monotonic(self) -> float:
         return (self._now - self._start).total_seconds()
 

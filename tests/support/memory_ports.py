@@ -1,6 +1,7 @@
 """The small ports in memory: a keyring that hides nothing, a shared cache and an escrow that remember what they got."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import astuple
 from datetime import datetime, timedelta
@@ -18,16 +19,31 @@ class MemoryKeyring:
     def __init__(self) -> None:
         self.sealing = "k1"
         self.known = {"k1"}
+        self.missing: set[str] = set()
+
+    @property
+    def key_ids(self) -> Sequence[str]:
+        return [self.sealing, *sorted(self.known - {self.sealing})]
+
+    @property
+    def header(self) -> bytes:
+        return f'["{self.sealing}",'.encode()
+
+    def key_id_of(self, sealed: bytes) -> str | None:
+        found = re.match(rb'\["([^"]+)",', sealed)
+        return found[1].decode() if found else None
 
     def seal(self, secret: str, place: Place) -> bytes:
         return json.dumps([self.sealing, *astuple(place), secret]).encode()
 
-    def open(self, sealed: bytes, place: Place) -> str:
+    def open(self, sealed: bytes, place: Place, *, needed: bool = True) -> str:
         try:
             key, *bound, secret = json.loads(sealed)
         except ValueError:
             raise SealBroken from None
         if key not in self.known:
+            if needed:
+                self.missing.add(key)
             raise KeyUnavailable
         if tuple(bound) != astuple(place):
             raise SealBroken
@@ -68,6 +84,7 @@ class MemoryEscrow:
     def __init__(self) -> None:
         self.kept: dict[tuple[GrantId, str], EscrowEntry] = {}
         self.away = False
+        self.unreadable = 0
 
     async def put(self, entry: EscrowEntry) -> None:
         self._check()
@@ -79,6 +96,9 @@ class MemoryEscrow:
     async def entries(self) -> Sequence[EscrowEntry]:
         self._check()
         return sorted(self.kept.values(), key=lambda entry: entry.kept_at)
+
+    async def check(self) -> None:
+        self._check()
 
     async def remove(self, entry: EscrowEntry) -> None:
         self._check()

@@ -25,7 +25,6 @@ from service.core.model import (
 )
 from service.core.names import matches
 from service.core.records import (
-    LATE_LOGIN,
     REST,
     ApiKey,
     AuthorizationRequest,
@@ -227,12 +226,21 @@ class MemoryGrantStore(_Store):
             self._change(row, {**_NO_TROUBLE, **dead, "last_error": Failure(code, at)})
             return True
 
-    async def connect(self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str) -> Grant | None:
+    async def discard_access(self, grant: GrantId, *, generation: int) -> None:
+        async with self._transaction("discard_access"):
+            row = self._rows.get(grant)
+            dead = row is not None and row.grant.state is GrantState.REAUTHORIZATION_REQUIRED
+            if row is not None and dead and row.grant.generation == generation:
+                self._change(row, {"access_sealed": None})
+
+    async def connect(
+        self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str, late: bool = False
+    ) -> Grant | None:
         async with self._transaction("connect"):
             row = self.make_row(grant)
             if row.connected_by == attempt_id:
                 return row.grant
-            if row.entered_at is not None and tokens.issued_at < row.entered_at - LATE_LOGIN:
+            if late and row.entered_at is not None and tokens.issued_at < row.entered_at:
                 return None
             row = replace(row, connected_by=attempt_id, entered_at=tokens.issued_at)
             return self._replace(row, tokens, at, attempt_id)
@@ -554,18 +562,18 @@ class MemoryAuthorizationStore(_Store):
     def __init__(self, grants: MemoryGrantStore) -> None:
         super().__init__()
         self._grants = grants
-        self._requests: dict[bytes, AuthorizationRequest] = {}
+        self.requests: dict[bytes, AuthorizationRequest] = {}
         self._states: dict[bytes, bytes] = {}
 
     async def add(self, request: AuthorizationRequest) -> None:
         async with self._transaction("add"):
             oldest = request.expires_at - KEPT_AFTER_EXPIRY
-            self._requests = {ticket: kept for ticket, kept in self._requests.items() if kept.expires_at >= oldest}
-            self._requests[request.ticket_digest] = request
+            self.requests = {ticket: kept for ticket, kept in self.requests.items() if kept.expires_at >= oldest}
+            self.requests[request.ticket_digest] = request
 
     async def find(self, ticket_digest: bytes) -> AuthorizationRequest | None:
         async with self._transaction("find"):
-            return self._requests.get(ticket_digest)
+            return self.requests.get(ticket_digest)
 
     async def start(
         self,
@@ -577,19 +585,19 @@ class MemoryAuthorizationStore(_Store):
         at: datetime,
     ) -> bool:
         async with self._transaction("start"):
-            request = self._requests.get(ticket_digest)
+            request = self.requests.get(ticket_digest)
             if request is None or request.completed_at is not None:
                 return False
             self._void_state(ticket_digest)
             self._states[state_digest] = ticket_digest
-            self._requests[ticket_digest] = replace(
+            self.requests[ticket_digest] = replace(
                 request, cookie_digest=cookie_digest, sealed_verifier=sealed_verifier, started_at=at
             )
             return True
 
     async def take(self, state_digest: bytes) -> AuthorizationRequest | None:
         async with self._transaction("take"):
-            request = self._requests.get(self._states.get(state_digest, b""))
+            request = self.requests.get(self._states.get(state_digest, b""))
             if request is None or request.completed_at is not None:
                 return None
             del self._states[state_digest]
@@ -598,10 +606,10 @@ class MemoryAuthorizationStore(_Store):
 
     async def complete(self, ticket_digest: bytes, *, at: datetime) -> None:
         async with self._transaction("complete"):
-            request = self._requests.get(ticket_digest)
+            request = self.requests.get(ticket_digest)
             if request is not None:
                 self._void_state(ticket_digest)
-                self._requests[ticket_digest] = replace(request, completed_at=at, sealed_verifier=None)
+                self.requests[ticket_digest] = replace(request, completed_at=at, sealed_verifier=None)
 
     def _void_state(self, ticket_digest: bytes) -> None:
         self._states = {state: ticket for state, ticket in self._states.items() if ticket != ticket_digest}
@@ -615,7 +623,7 @@ class MemoryDirectoryStore(_Store):
         self._version = 1
         self._callers: dict[str, Caller] = {}
         self._keys: dict[bytes, ApiKey] = {}
-        self._applications: dict[str, Application] = {}
+        self.applications: dict[str, Application] = {}
         self._defaults: dict[GrantType, str] = {}
 
     async def version(self) -> int:
@@ -628,31 +636,31 @@ class MemoryDirectoryStore(_Store):
                 version=self._version,
                 callers=tuple(sorted(self._callers.values(), key=lambda caller: caller.name)),
                 keys=tuple(self._keys.values()),
-                applications=tuple(self._applications.values()),
+                applications=tuple(self.applications.values()),
                 defaults=dict(self._defaults),
             )
 
     async def add_application(self, application: Application) -> bool:
         async with self._transaction("add_application"):
-            if application.name in self._applications:
+            if application.name in self.applications:
                 return False
-            self._applications[application.name] = application
+            self.applications[application.name] = application
             self._version += 1
             return True
 
     async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:
         async with self._transaction("change_application"):
-            if name not in self._applications:
+            if name not in self.applications:
                 return None
-            self._applications[name] = change(self._applications[name])
+            self.applications[name] = change(self.applications[name])
             self._version += 1
-            return self._applications[name]
+            return self.applications[name]
 
     async def remove_application(self, name: str) -> bool:
         async with self._transaction("remove_application"):
             self._defaults = {kind: chosen for kind, chosen in self._defaults.items() if chosen != name}
             self._version += 1
-            return self._applications.pop(name, None) is not None
+            return self.applications.pop(name, None) is not None
 
     async def set_default(self, grant_type: GrantType, name: str) -> None:
         async with self._transaction("set_default"):
@@ -711,6 +719,9 @@ class MemoryDirectoryStore(_Store):
             self._keys[key.digest] = key
             self._version += 1
             return True
+
+    def move_version(self) -> None:
+        self._version += 1
 
     def _drop_keys(self, caller: str) -> None:
         self._keys = {digest: key for digest, key in self._keys.items() if key.caller != caller}

@@ -7,9 +7,9 @@ from datetime import timedelta
 from service.core.assembly import Core, Ports, assemble
 from service.core.audit import Audit
 from service.core.authorization import Authorization
-from service.core.broker import Handout
 from service.core.clock import Clock
 from service.core.directory import Directory
+from service.core.handout import Handout
 from service.core.model import (
     COMPANY,
     AccessToken,
@@ -108,6 +108,7 @@ class House:
     copy: MemoryEscrow = field(init=False, default_factory=MemoryEscrow)
     queue: MemoryRenewalQueue = field(init=False)
     audit: MemoryAuditStore = field(init=False, default_factory=MemoryAuditStore)
+    on_the_lane: int = 0
     lost: Counter[str] = field(init=False, default_factory=Counter)
     tally: Tally = field(init=False, default_factory=Tally)
 
@@ -149,7 +150,7 @@ class House:
             clock,
             self.policy,
             lambda: self.jitter,
-            count_lost=lambda application: self.lost.update([application]),
+            self,
             observer=self.tally,
         )
         authorization = Authorization(
@@ -165,6 +166,12 @@ class House:
         )
         parts = {part.name: getattr(core, part.name) for part in fields(core)}
         return Replica(**parts, directory=directory, authorization=authorization, spool=spool, life=life)
+
+    def count_lost(self, application: str) -> None:
+        self.lost[application] += 1
+
+    def count_lane(self, answers: int) -> None:
+        self.on_the_lane += answers
 
     async def import_(self, replica: Replica, grant: GrantId = ALICE, *, life: timedelta = HOUR) -> str:
         """Give *grant* the tokens of a login made elsewhere; returns its refresh token."""

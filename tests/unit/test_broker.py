@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.broker import Source
 from service.core.errors import (
     BrokerError,
     GrantNotFound,
@@ -18,6 +17,7 @@ from service.core.errors import (
     StoreUnavailable,
     UpstreamUnavailable,
 )
+from service.core.handout import Source
 from service.core.lifetimes import is_usable
 from service.core.model import GrantState, Reason
 from service.core.policy import Policy

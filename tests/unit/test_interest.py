@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from service.core.broker import Source
 from service.core.errors import StoreUnavailable
+from service.core.handout import Source
 from service.core.interest import Interest
 from service.core.model import GrantId
 from service.core.policy import Policy

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.core.broker import Handout
 from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable
+from service.core.handout import Handout
 from service.core.lifetimes import is_usable
 from service.core.model import Grant, GrantState, TokenAnswer
 from service.core.records import AuthorizationRequest

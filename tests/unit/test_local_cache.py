@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from service.core.local_cache import Entry, LocalCache
-from service.core.model import AccessToken, GrantId
+from service.core.local_cache import LocalCache
+from service.core.model import AccessToken, GrantId, GrantState
+from service.core.records import Standing
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -16,27 +17,32 @@ def grant(user: object) -> GrantId:
     return GrantId("versature", str(user))
 
 
+def seen(cache: LocalCache, user: object) -> tuple[AccessToken, datetime] | None:
+    entry = cache.get(grant(user))
+    return None if entry is None else (entry.token, entry.confirmed_at)
+
+
 def test_what_was_put_is_found_with_its_confirmation_until_it_is_dropped() -> None:
-    cache = LocalCache()
+    cache = LocalCache(timedelta(seconds=5))
     assert cache.get(grant(1)) is None
     cache.put(grant(1), token(1), NOON)
-    assert cache.get(grant(1)) == Entry(token(1), NOON)
+    assert seen(cache, 1) == (token(1), NOON)
     cache.drop(grant(1))
     cache.drop(grant(1))
     assert cache.get(grant(1)) is None
 
 
 def test_an_older_generation_never_replaces_a_newer_one() -> None:
-    cache = LocalCache()
+    cache = LocalCache(timedelta(seconds=5))
     cache.put(grant(1), token(2), NOON)
     cache.put(grant(1), token(1), NOON + timedelta(seconds=1))
-    assert cache.get(grant(1)) == Entry(token(2), NOON)
+    assert seen(cache, 1) == (token(2), NOON)
     cache.put(grant(1), token(2), NOON + timedelta(seconds=2))
-    assert cache.get(grant(1)) == Entry(token(2), NOON + timedelta(seconds=2))
+    assert seen(cache, 1) == (token(2), NOON + timedelta(seconds=2))
 
 
 def test_the_one_used_longest_ago_makes_room() -> None:
-    cache = LocalCache(max_entries=2)
+    cache = LocalCache(timedelta(seconds=5), max_entries=2)
     for user in (1, 2):
         cache.put(grant(user), token(1), NOON)
     cache.get(grant(1))
@@ -48,7 +54,7 @@ def test_the_one_used_longest_ago_makes_room() -> None:
 
 def test_what_was_buried_comes_back_only_with_a_newer_generation() -> None:
     """A renewal's answer may still be on its way here when its grant is revoked."""
-    cache = LocalCache()
+    cache = LocalCache(timedelta(seconds=5))
     cache.put(grant(1), token(2), NOON)
     cache.bury(grant(1), 3)
     assert cache.get(grant(1)) is None
@@ -56,23 +62,67 @@ def test_what_was_buried_comes_back_only_with_a_newer_generation() -> None:
         cache.put(grant(1), token(late), NOON)
         assert cache.get(grant(1)) is None
     cache.put(grant(1), token(4), NOON)
-    assert cache.get(grant(1)) == Entry(token(4), NOON)
+    assert seen(cache, 1) == (token(4), NOON)
     cache.put(grant(2), token(1), NOON)
     assert cache.get(grant(2)) is not None
 
 
 def test_dropping_is_not_burying() -> None:
-    cache = LocalCache()
+    cache = LocalCache(timedelta(seconds=5))
     cache.put(grant(1), token(2), NOON)
     cache.drop(grant(1))
     cache.put(grant(1), token(1), NOON)
-    assert cache.get(grant(1)) == Entry(token(1), NOON)
+    assert seen(cache, 1) == (token(1), NOON)
 
 
 def test_graves_are_bounded_too_and_the_oldest_goes_first() -> None:
-    cache = LocalCache(max_entries=2)
+    cache = LocalCache(timedelta(seconds=5), max_entries=2)
     for user in (1, 2, 3):
         cache.bury(grant(user), 5)
     for user in (1, 2, 3):
         cache.put(grant(user), token(5), NOON)
     assert [cache.get(grant(user)) is not None for user in (1, 2, 3)] == [True, False, False]
+
+
+def served_until(cache: LocalCache, user: object = 1) -> datetime | None:
+    entry = cache.peek(grant(user))
+    return None if entry is None or entry.serve_until < 0 else datetime.fromtimestamp(entry.serve_until, UTC)
+
+
+def test_an_entry_is_served_without_a_thought_until_its_confirmation_is_old_or_it_is_due() -> None:
+    cache = LocalCache(timedelta(seconds=5))
+    cache.put(grant(1), token(1), NOON)
+    assert served_until(cache) == NOON + timedelta(seconds=5)
+    confirmed_at = NOON + timedelta(minutes=47, seconds=58)
+    cache.confirm(grant(1), Standing(1, NOON, GrantState.CONNECTED, claimed=False), confirmed_at)
+    assert served_until(cache) == NOON + timedelta(minutes=48)
+
+
+def test_during_a_flight_nobody_is_served_without_a_thought_whatever_is_confirmed_or_saved() -> None:
+    cache = LocalCache(timedelta(seconds=5))
+    cache.put(grant(1), token(1), NOON)
+    cache.ground(grant(1))
+    cache.confirm(grant(1), Standing(1, NOON, GrantState.CONNECTED, claimed=False), NOON)
+    assert served_until(cache) is None
+    cache.put(grant(1), token(2, "b"), NOON)
+    assert served_until(cache) is None
+    cache.release(grant(1))
+    assert served_until(cache) == NOON + timedelta(seconds=5)
+
+
+def test_whoever_holds_on_to_an_entry_sees_that_it_is_gone() -> None:
+    cache = LocalCache(timedelta(seconds=5), max_entries=1)
+    ends = (
+        lambda: cache.drop(grant(1)),
+        lambda: cache.bury(grant(1), 0),
+        lambda: cache.put(grant(1), token(2), NOON),
+        lambda: cache.put(grant(2), token(1), NOON),
+    )
+    for end in ends:
+        cache.drop(grant(1))
+        cache.put(grant(1), token(1), NOON)
+        held = cache.peek(grant(1))
+        assert held is not None
+        assert held.serve_until > 0
+        end()
+        assert held.serve_until < 0

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.broker import Source
 from service.core.errors import (
     InvalidUpstreamAnswer,
     ReauthorizationRequired,
@@ -14,6 +13,7 @@ from service.core.errors import (
     StoreUnavailable,
     UpstreamUnavailable,
 )
+from service.core.handout import Source
 from service.core.upstream import NotSent
 from tests.support.replicas import ALICE, COMPANYS, THE_COMPANY, VERSATURE, House, Replica
 
@@ -154,3 +154,19 @@ async def test_without_the_database_a_rejection_cannot_be_judged(house: House, r
     house.grants.away = True
     with pytest.raises(StoreUnavailable):
         await replica.reject(rejected)
+
+
+@pytest.mark.parametrize("reports", [1, 2], ids=["died of the report", "was dead before"])
+async def test_a_dead_grant_hands_out_no_token_that_was_rejected(house: House, reports: int) -> None:
+    replicas = [house.replica(), house.replica()]
+    rejected = await current(house, replicas[0])
+    house.server.end((await house.stored())[1] or "")
+    if reports == 2:
+        await asyncio.sleep(3000)
+        assert (await replicas[0].ask()).source is Source.RENEWAL_FAILING
+    with pytest.raises(ReauthorizationRequired):
+        await replicas[1].reject(rejected)
+    await asyncio.sleep(house.policy.local_cache.total_seconds())
+    for replica in replicas:
+        with pytest.raises(ReauthorizationRequired):
+            await replica.ask()

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.broker import Handout
 from service.core.errors import (
     ClientRejected,
     ReauthorizationRequired,
     RenewalInProgress,
     UpstreamUnavailable,
 )
+from service.core.handout import Handout
 from service.core.model import GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.upstream import Ambiguous

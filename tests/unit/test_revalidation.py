@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.broker import Source
 from service.core.errors import StoreUnavailable
+from service.core.handout import Source
 from service.core.model import GrantId
 from service.core.records import Standing
 from service.core.revalidation import Confirmer, Revalidator
@@ -14,7 +14,7 @@ from tests.support.replicas import ALICE, BOB, HOUR, VERSATURE, House, Replica
 
 
 def revalidator(house: House, replica: Replica) -> Revalidator:
-    return Revalidator(house.grants, replica.directory, replica.local, house.clock)
+    return Revalidator(house.grants, replica.directory, replica.local, replica.lane, house.clock)
 
 
 async def test_one_query_a_tick_keeps_every_used_entry_in_memory(house: House, replica: Replica) -> None:

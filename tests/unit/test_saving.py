@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.broker import Handout, Source
 from service.core.errors import BrokerError, ReauthorizationRequired, RenewalInProgress, StoreUnavailable
+from service.core.handout import Handout, Source
 from service.core.model import GrantState, Reason
 from tests.support.fake_server import Rotation, Silence
 from tests.support.replicas import ALICE, HOUR, REVOCABLE, VERSATURE, House, Replica

@@ -5,11 +5,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.adapters.keyring import AesKeyring
+from service.adapters.keyring import AesKeyring, key_id_of
 from service.core.errors import KeyUnavailable
 from service.core.model import SealingKey
 from service.core.ports import SealBroken
 from service.core.records import Place
+from service.core.resealing import HEAD_BYTES
 
 OLD = SealingKey("2025", b"o" * 32)
 NEW = SealingKey("2026", b"n" * 32)
@@ -169,6 +170,50 @@ def test_another_key_of_the_same_name_breaks_the_seal_and_is_not_missing() -> No
 def test_a_key_may_have_any_name(name: str) -> None:
     keyring = AesKeyring([SealingKey(name, NEW.material)])
     assert keyring.open(keyring.seal("secret", PLACE), PLACE) == "secret"
+
+
+# Which key a sealed value names
+
+
+def test_a_sealed_value_tells_its_key_without_any_key(keyring: AesKeyring) -> None:
+    sealed = keyring.seal("secret", PLACE)
+    assert key_id_of(sealed) == "2026"
+    assert AesKeyring([OLD]).key_id_of(sealed) == "2026"
+    assert keyring.missing == set()
+
+
+def test_the_longest_id_that_the_settings_allow_is_read_from_the_head() -> None:
+    longest = "x" * 32
+    sealed = AesKeyring([SealingKey(longest, NEW.material)]).seal("a secret that is longer than a head" * 3, PLACE)
+    assert key_id_of(sealed[:HEAD_BYTES]) == longest
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\x01", b"\x01\x04202", b"\x02\x042026...", b"\x00", b"\x01\x02\xff\xfe..."])
+def test_what_has_no_readable_header_names_no_key(damaged: bytes) -> None:
+    assert key_id_of(damaged) is None
+
+
+@given(garbage=st.binary(max_size=80))
+def test_reading_the_header_of_garbage_never_fails(garbage: bytes) -> None:
+    key_id_of(garbage)
+
+
+@pytest.mark.parametrize("other", ["2026x", "202", "20260", "x2026"])
+def test_the_header_of_one_key_is_the_beginning_of_no_others(keyring: AesKeyring, other: str) -> None:
+    alike = AesKeyring([SealingKey(other, NEW.material)]).seal("secret", PLACE)
+    assert keyring.seal("secret", PLACE).startswith(keyring.header)
+    assert not alike.startswith(keyring.header)
+
+
+def test_keys_are_listed_with_the_one_that_seals_first(keyring: AesKeyring) -> None:
+    assert list(keyring.key_ids) == ["2026", "2025"]
+
+
+def test_a_key_that_is_gone_is_not_missed_where_nothing_needs_it() -> None:
+    keyring = AesKeyring([OLD])
+    with pytest.raises(KeyUnavailable):
+        keyring.open(AesKeyring([NEW]).seal("secret", PLACE), PLACE, needed=False)
+    assert keyring.missing == set()
 
 
 # What is damaged

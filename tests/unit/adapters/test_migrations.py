@@ -8,12 +8,14 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantType
 from service.core.records import Due
@@ -24,6 +26,7 @@ from tests.support.clock import FakeClock
 IDLE = Due(
     "versature", GrantType.AUTHORIZATION_CODE, FINGERPRINT, active_since=None, idle_since=T0, limit=1, per_second=1
 )
+AUDITED = AuditEntry("an event", T0, "crm", Action.REVOKED, "versature", "alice", None, "pending", "a request")
 EARLIER = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][1:]
 """Every schema before the newest, latest first."""
 
@@ -53,6 +56,7 @@ async def fill(database: Database) -> None:
     await directory.add_caller(caller("crm"), key("k1", "crm"))
     await SqlRenewalQueue(database).claim_due(IDLE, attempt_id="mine", lease=timedelta(0), takeover=timedelta(0))
     await grants.release(ALICE, attempt_id="mine")
+    await SqlAuditStore(database).put([AUDITED])
 
 
 async def contents(database: Database) -> tuple[object, ...]:
@@ -85,6 +89,7 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
     before = await contents(database)
     await migrate(database)
     assert await contents(database) == before
+    assert await SqlAuditStore(database).page(AuditFilter(), after=None, limit=10) == [AUDITED]
 
 
 async def test_full_tables_go_down_step_by_step_and_come_up_again_usable(database: Database) -> None:

@@ -1,0 +1,167 @@
+"""Seals everything that is stored anew under the first key, while brokers go on serving."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar
+
+from service.core.clock import Clock
+from service.core.errors import KeyUnavailable, StoreUnavailable
+from service.core.inventory import Inventory, Stock
+from service.core.model import GrantId
+from service.core.ports import SealBroken
+from service.core.records import Place
+from service.core.resealing import Kind, NamedKeyring, Resealed, SealedRow, SealedRows
+from service.core.vault import application_place, grant_place, verifier_place
+
+SCAN = 500
+"""Rows looked at in one query, few enough for the deadline of any database."""
+
+BATCH = 100
+PER_SECOND = 1000
+SAMPLE = 50
+MOST_PASSES = 20
+BETWEEN_PASSES = timedelta(milliseconds=200)
+RETRIES = tuple(timedelta(milliseconds=250) * 2**number for number in range(6))
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many secrets are written in one transaction, and how many a second at most."""
+
+    batch: int = BATCH
+    per_second: int = PER_SECOND
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a rotation did. `stuck` are secrets that do not open, by kind and the key they name.
+
+    `came_back` tells that secrets under older keys were still found in the very last pass.
+    """
+
+    resealed: Counter[Kind] = field(default_factory=Counter)
+    stuck: Counter[tuple[Kind, str | None]] = field(default_factory=Counter)
+    came_back: bool = False
+
+
+class AnotherKey(Exception):
+    """Two keys of one name are about."""
+
+
+class Rotation:
+    """Rows one by one, each only if nobody changed it meanwhile; again and again until a pass finds nothing to do.
+
+    Nothing is remembered between runs: one that was killed is simply started again, and two at once share the work.
+    """
+
+    def __init__(
+        self,
+        rows: SealedRows,
+        keyring: NamedKeyring,
+        stock: Stock,
+        clock: Clock,
+        replay: Callable[[], Awaitable[None]],
+    ) -> None:
+        """*replay* brings in what waits in escrow: it would put secrets back that are sealed with an older key."""
+        self._rows, self._keyring, self._stock, self._clock, self._replay = rows, keyring, stock, clock, replay
+
+    async def status(self) -> Inventory:
+        """What is sealed with which key now.
+
+        Raises:
+            StoreUnavailable: the database could not be asked.
+        """
+        return await self._stock.take()
+
+    async def run(self, pace: Pace) -> Outcome:
+        """Seal anew what is not under the first key. What does not open is counted and left as it is.
+
+        Raises:
+            StoreUnavailable: the database was away for longer than a few seconds; what is done stays done.
+            AnotherKey: the first key is not the one that has sealed under its name.
+        """
+        await self._check_first_key()
+        outcome = Outcome()
+        for _ in range(MOST_PASSES):
+            await self._patiently(self._replay)
+            outcome.stuck, before, missed = Counter(), outcome.resealed.total(), 0
+            for kind in Kind:
+                missed += await self._pass(kind, pace, outcome)
+            outcome.came_back = outcome.resealed.total() > before or missed > 0
+            if not outcome.came_back:
+                break
+            await self._clock.sleep(BETWEEN_PASSES)
+        return outcome
+
+    async def _check_first_key(self) -> None:
+        """Two keys of one name would make everything unreadable for those who hold the other."""
+        tried = opened = 0
+        for kind in Kind:
+            for row in await self._patiently(partial(self._rows.page, kind, header=None, after=None, limit=SAMPLE)):
+                if row.sealed is None or not row.sealed.startswith(self._keyring.header):
+                    continue
+                tried += 1
+                opened += self._reseal(kind, row, row.sealed) is not None
+        if tried and not opened:
+            raise AnotherKey("the first key does not open what was sealed under its name: it is another key")
+
+    async def _pass(self, kind: Kind, pace: Pace, outcome: Outcome) -> int:
+        """Go once through all secrets of *kind*; returns how many somebody else changed meanwhile."""
+        missed, ask = 0, partial(self._rows.page, kind, header=self._keyring.header, limit=SCAN)
+        page = await self._patiently(partial(ask, after=None))
+        while page:
+            stale = [(row, row.sealed) for row in page if row.sealed is not None]
+            for start in range(0, len(stale), pace.batch):
+                missed += await self._write(kind, stale[start : start + pace.batch], pace, outcome)
+            page = await self._patiently(partial(ask, after=page[-1].mark))
+        return missed
+
+    async def _write(self, kind: Kind, stale: Sequence[tuple[SealedRow, bytes]], pace: Pace, outcome: Outcome) -> int:
+        began_at, changes = self._clock.monotonic(), []
+        for row, sealed in stale:
+            if (change := self._reseal(kind, row, sealed)) is not None:
+                changes.append(change)
+            else:
+                outcome.stuck[kind, self._keyring.key_id_of(sealed)] += 1
+        if not changes:
+            return 0
+        written = await self._patiently(lambda: self._rows.replace(kind, changes))
+        outcome.resealed[kind] += written
+        rest = len(changes) / pace.per_second - (self._clock.monotonic() - began_at)
+        await self._clock.sleep(timedelta(seconds=max(rest, 0)))
+        return len(changes) - written
+
+    def _reseal(self, kind: Kind, row: SealedRow, sealed: bytes) -> Resealed | None:
+        """*sealed* under the first key; None when it does not open."""
+        place = _place(kind, row.grant)
+        try:
+            secret = self._keyring.open(sealed, place)
+        except (SealBroken, KeyUnavailable):
+            return None
+        return Resealed(row.mark, sealed, self._keyring.seal(secret, place))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """A database in use is busy now and then; each question here may be repeated without harm."""
+        for pause in RETRIES:
+            try:
+                return await ask()
+            except StoreUnavailable:
+                await self._clock.sleep(pause)
+        return await ask()
+
+
+def _place(kind: Kind, grant: GrantId) -> Place:
+    match kind:
+        case Kind.REFRESH_TOKEN:
+            return grant_place(grant, "refresh_token")
+        case Kind.ACCESS_TOKEN:
+            return grant_place(grant, "access_token")
+        case Kind.CLIENT_SECRET:
+            return application_place(grant.application)
+        case Kind.VERIFIER:
+            return verifier_place(grant)
