@@ -16,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-browser test-crash check lint ci openapi lock clean
+.PHONY: help setup demo test test-browser test-crash check lint ci openapi handbook lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ ci:  ## what .ci/run runs: check, test, test-crash, test-browser
 openapi: $(PRODUCT)  ## write openapi.json anew
 	@$(BIN)/token-broker openapi >openapi.json.new
 	@mv openapi.json.new openapi.json
+
+handbook: $(DEV)  ## write the generated parts of docs/operations.md anew
+	@$(BIN)/python -m tests.house.handbook
 
 lock: $(DEV)  ## write requirements*.txt anew; LOCK_FLAGS=--upgrade moves the versions
 	@$(LOCK) --output-file requirements.txt

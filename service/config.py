@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.core.administration import KEY_PREFIX
 from service.core.model import GrantType, SealingKey
 from service.core.policy import Policy
+from service.core.pseudonyms import NameUser, Naming, naming
 from service.core.registration import Registration
 from service.forms import (
     check_database_url,
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     broker_drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 15
     broker_log_level: Literal["debug", "info", "warning", "error"] = "info"
     broker_log_format: Literal["json", "human"] = "json"
+    broker_log_users: Naming = "hash"
 
     @field_validator("*", mode="before")
     @classmethod
@@ -181,6 +183,11 @@ class Settings(BaseSettings):
     @property
     def redirect_uri(self) -> str:
         return f"{self.public_url}/oauth/callback"
+
+    @property
+    def name_user(self) -> NameUser:
+        """What logs call users."""
+        return naming(self.broker_log_users, self.broker_encryption_keys[0])
 
     @property
     def default_registration(self) -> Registration | None:

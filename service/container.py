@@ -10,6 +10,7 @@ from service.adapters.redis_cache import RedisTokenCache
 from service.adapters.redis_escrow import RedisEscrow
 from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_authorizations import SqlAuthorizationStore
+from service.adapters.sql_census import SqlCensusStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
@@ -23,6 +24,7 @@ from service.core.administration import Administration
 from service.core.assembly import Core, Ports, assemble
 from service.core.audit import Audit
 from service.core.authorization import Authorization
+from service.core.census import Census
 from service.core.clock import Clock, SystemClock
 from service.core.directory import Directory
 from service.core.health import Health
@@ -38,13 +40,15 @@ from service.core.steps import Witness, nobody
 from service.core.vault import Vault
 from service.lifecycle import Container, Duty, Ending
 from service.telemetry import Metrics
-from service.watching import watch, watch_safety
+from service.watching import watch, watch_core, watch_safety
 
 log = logging.getLogger(__name__)
 
 REPLAY_EVERY = timedelta(seconds=2)
 REVOKE_EVERY = timedelta(seconds=10)
 AUDIT_EVERY = timedelta(seconds=3)
+HEALTH_EVERY = timedelta(seconds=10)
+CENSUS_EVERY = timedelta(minutes=1)
 FORGET_EVERY = timedelta(minutes=10)
 EXCHANGES_AT_ONCE = 10
 """Connections kept for logins and revocations while renewals use all of theirs."""
@@ -72,10 +76,10 @@ def build(
     ports = _ports(settings, grants or SqlGrantStore(database), database, server, keyring, redis, copy)
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
-    audit_rows = SqlAuditStore(database)
-    audit = Audit(audit_rows, clock)
-    core = assemble(ports, directory, audit, clock, policy, random.random, metrics, skew=skew, witness=witness)
-    administration = _administration(settings, rows, vault, directory, audit, clock)
+    audit = Audit(audit_rows := SqlAuditStore(database), clock, settings.name_user)
+    core = assemble(
+        ports, directory, audit, clock, policy, random.random, metrics, skew=skew, witness=witness, observer=metrics
+    )
     services = Services(
         broker=core.broker,
         directory=directory,
@@ -83,7 +87,7 @@ def build(
         grants=ports.grants,
         health=health,
         clock=clock,
-        administration=administration,
+        administration=_administration(settings, rows, vault, directory, audit, clock),
         limiter=RateLimiter(clock, settings.broker_caller_requests_per_second),
         audit=audit,
         audit_store=audit_rows,
@@ -92,6 +96,8 @@ def build(
     )
     database_health = DatabaseHealth(database, skew, clock)
     watch(health, metrics, database, database_health, directory, keyring, redis, skew)
+    census = Census(SqlCensusStore(database), clock, CENSUS_EVERY)
+    watch_core(metrics, core, keyring, census, renews=policy.renew_active > timedelta(0))
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
@@ -99,8 +105,9 @@ def build(
         services=services,
         core=core,
         durability=database_health.durability,
+        census=census,
         clock=clock,
-        _duties=_duties(settings, core, audit),
+        _duties=_duties(settings, core, audit, census, health),
         _drains=(core.exchange, core.renewer, core.saver, core.errands, core.lane, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
@@ -140,13 +147,15 @@ def _ports(
     )
 
 
-def _duties(settings: Settings, core: Core, audit: Audit) -> tuple[Duty, ...]:
+def _duties(settings: Settings, core: Core, audit: Audit, census: Census, health: Health) -> tuple[Duty, ...]:
     policy, kept = settings.policy, timedelta(days=settings.broker_audit_days)
     duties = (
         Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
         Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
         Duty("background renewal", policy.background_every, core.background.tick),
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
+        Duty("asking all parts how they are", HEALTH_EVERY, health.parts),
+        Duty("counting grants", CENSUS_EVERY, census.take),
         Duty("writing the audit", AUDIT_EVERY, lambda: _write_audit(core, audit)),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )
@@ -164,6 +173,7 @@ def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
         max_connections=policy.renewals_at_once + policy.background_at_once + EXCHANGES_AT_ONCE,
         clock=clock,
         observe=metrics.observe_upstream,
+        note_skew=metrics.note_provider_skew,
     )
 
 

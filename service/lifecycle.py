@@ -11,6 +11,7 @@ from typing import Protocol
 from service.adapters.sql_database import Database
 from service.adapters.sql_migrations import migrate
 from service.core.assembly import Core
+from service.core.census import Census
 from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 from service.core.health import Check, Readiness
@@ -67,6 +68,7 @@ class Container:
     services: Services
     core: Core
     durability: Check
+    census: Census
     clock: Clock
     _duties: tuple[Duty, ...]
     _drains: tuple[Drainable, ...]

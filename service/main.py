@@ -42,5 +42,5 @@ def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Contai
             await container.close()
 
     api = build_api(settings.broker_routes, lifespan=lifespan)
-    hot = HotLane(RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics))
+    hot = HotLane(RequestContext(Crowd(HonestPath(api), REQUESTS_AT_ONCE), metrics, settings.name_user))
     return hot

@@ -1,15 +1,33 @@
-"""Logs and metrics: their form, and what never gets into them."""
+"""Metrics: their names, and what they are asked of. No user, no secret and nothing unbounded is ever a label."""
 
-import logging
-import sys
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from service import __version__
+from service.core.attempts import Ending, Origin
+from service.core.model import GrantId
 
 LATENCIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
+SERVED = "served"
+NOWHERE = "none"
+"""The source of a token that was not handed out."""
+
+Samples = Iterable[tuple[Sequence[str], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One metric as the operator's handbook lists it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    what: str
 
 
 class Metrics:
@@ -17,14 +35,28 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.catalogue: list[Described] = []
+        self._requests()
+        self._renewals()
+        self._state_of_the_house()
+
+    def _requests(self) -> None:
+        """What is counted as it happens, at the two ends of the house."""
         self.token_requests = self._counter(
             "token_requests",
-            "Requests for tokens, by outcome: where the token came from, or the problem's code.",
+            "Requests for tokens: served, or the problem's code; and where the token came from.",
             "outcome",
+            "source",
+        )
+        self.token_latency = self._latency(
+            "token_request",
+            "Time until a request for a token was answered; those of the hot lane are not timed.",
+            "outcome",
+            "source",
         )
         self.requests = self._latency(
             "http_request",
-            "Time until the answer of a request began, by route and status.",
+            "Time until the answer of a request was complete, by route and status.",
             "method",
             "route",
             "status",
@@ -41,12 +73,29 @@ class Metrics:
             "operation",
             "outcome",
         )
+        self.provider_skew = self._gauge(
+            "provider_clock_skew_seconds",
+            "The provider's clock less ours, as its last token answer tells it.",
+            "application",
+        )
+
+    def _renewals(self) -> None:
+        self.attempts = self._counter(
+            "renewal_attempts", "Attempts to renew that were begun.", "application", "grant_type", "by"
+        )
+        self.renewals = self._counter(
+            "renewals",
+            "Attempts to renew that have ended, each in exactly one outcome.",
+            "application",
+            "grant_type",
+            "by",
+            "outcome",
+        )
         self.lost_grants = self._counter(
             "lost_grants",
             "Grants that ended as lost_in_transit: an answer of the provider never reached our first durable write.",
             "application",
         )
-        self._state_of_the_house()
 
     def _state_of_the_house(self) -> None:
         """What is asked of the parts whenever the metrics are read."""
@@ -65,63 +114,90 @@ class Metrics:
             "Grants found older in the database than elsewhere in the last ten minutes: it went back in time.",
         )
         self.audit_backlog = self._gauge("audit_backlog_entries", "Entries of the audit that are not written yet.")
-        self.audit_given_up = self._gauge(
-            "audit_given_up_entries",
-            "Entries of the audit that were given up while the database was away.",
+        self.local_entries = self._gauge("local_cache_entries", "Access tokens in this process's memory.")
+        self.missing_keys = self._gauge(
+            "sealing_keys_missing", "Sealing keys that stored values needed and that this process does not have."
         )
         self._gauge("build_info", "The running version.", "version").labels(__version__).set(1)
 
-    def _counter(self, name: str, what: str, *labels: str) -> Counter:
-        return Counter(f"token_broker_{name}", what, labels, registry=self.registry)
+    def ask(self, name: str, what: str, labels: Sequence[str], samples: Callable[[], Samples]) -> None:
+        """A gauge whose series are whatever *samples* says when the metrics are read."""
+        self._describe(name, "gauge", labels, what)
+        self.registry.register(_Asked(GaugeMetricFamily, f"token_broker_{name}", what, labels, samples))
 
-    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
-        return Gauge(f"token_broker_{name}", what, labels, registry=self.registry)
-
-    def _latency(self, name: str, what: str, *labels: str) -> Histogram:
-        return Histogram(
-            f"token_broker_{name}_duration_seconds", what, labels, buckets=LATENCIES, registry=self.registry
+    def ask_count(self, name: str, what: str, count: Callable[[], int]) -> None:
+        """A counter that somebody else keeps."""
+        self._describe(f"{name}_total", "counter", (), what)
+        self.registry.register(
+            _Asked(CounterMetricFamily, f"token_broker_{name}", what, (), lambda: [((), float(count()))])
         )
+
+    def answered(self, outcome: str, source: str, seconds: float) -> None:
+        """A request for a token was answered."""
+        self.token_requests.labels(outcome, source).inc()
+        self.token_latency.labels(outcome, source).observe(seconds)
 
     def observe_upstream(self, grant_type: str, outcome: str, seconds: float) -> None:
         self.upstream.labels(grant_type, outcome).observe(seconds)
+
+    def note_provider_skew(self, application: str, skew: timedelta) -> None:
+        self.provider_skew.labels(application).set(skew / timedelta(seconds=1))
 
     def count_redis(self, operation: str, outcome: str) -> None:
         self.redis.labels(operation, outcome).inc()
 
     def count_lane(self, answers: int) -> None:
-        self.token_requests.labels("local").inc(answers)
+        self.token_requests.labels(SERVED, "local").inc(answers)
 
     def count_lost(self, application: str) -> None:
         self.lost_grants.labels(application).inc()
+
+    def attempt_began(self, grant: GrantId, origin: Origin) -> None:
+        self.attempts.labels(grant.application, grant.type, origin).inc()
+
+    def attempt_ended(self, grant: GrantId, origin: Origin, ending: Ending) -> None:
+        self.renewals.labels(grant.application, grant.type, origin, ending).inc()
 
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
+    def _describe(self, name: str, kind: str, labels: Sequence[str], what: str) -> None:
+        self.catalogue.append(Described(f"token_broker_{name}", kind, tuple(labels), what))
 
-def configure_logging(level: str, form: str) -> None:
-    """Send everything, our own and the libraries', to standard error as JSON lines or for human eyes."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    # Tracebacks without local variables: those may hold secrets.
-    renderer: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    if form == "json":
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        self._describe(f"{name}_total", "counter", labels, what)
+        return Counter(f"token_broker_{name}", what, labels, registry=self.registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        self._describe(name, "gauge", labels, what)
+        return Gauge(f"token_broker_{name}", what, labels, registry=self.registry)
+
+    def _latency(self, name: str, what: str, *labels: str) -> Histogram:
+        self._describe(f"{name}_duration_seconds", "histogram", labels, what)
+        return Histogram(
+            f"token_broker_{name}_duration_seconds", what, labels, buckets=LATENCIES, registry=self.registry
         )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # These narrate every request and statement, with addresses and parameters that are nobody's business.
-    for chatty in ("httpx", "httpcore", "sqlalchemy", "aiosqlite", "alembic", "uvicorn.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class _Asked(Collector):
+    """One metric whose series come and go."""
+
+    def __init__(
+        self,
+        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+        name: str,
+        what: str,
+        labels: Sequence[str],
+        samples: Callable[[], Samples],
+    ) -> None:
+        self._family, self._name, self._what, self._labels, self._samples = family, name, what, labels, samples
+
+    def describe(self) -> Iterable[Metric]:
+        return [self._family(self._name, self._what, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        found = self._family(self._name, self._what, labels=self._labels)
+        for labels, value in self._samples():
+            found.add_metric(list(labels), value)
+        return [found]

@@ -49,6 +49,7 @@ class GrantRow(SQLModel, table=True):
             "renewed_at",
             where="state = 'connected' AND refresh_sealed IS NOT NULL",
         ),
+        Index("ix_grants_census", "application", "state", "refresh_expires_at", "renew_at", "generation"),
         _partial("ix_grants_revocations", "retry_at", where="upstream_revocation = 'pending'"),
     )
 

@@ -10,6 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
+from service.core import tracing
 from service.core.clock import Clock
 from service.core.model import Application, TokenAnswer
 from service.core.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, Outcome, read_answer
@@ -20,6 +21,9 @@ _FIRST_BYTES_LEAVE = frozenset({"http11.send_request_headers.started", "http2.se
 
 Observe = Callable[[str, str, float], None]
 """Told of every request: the grant type (or `revocation`), its outcome's label, and the seconds it took."""
+
+NoteSkew = Callable[[str, timedelta], None]
+"""Told how far the provider's clock is ahead of ours, with the application's name, whenever an answer tells."""
 
 
 @dataclass(slots=True)
@@ -44,7 +48,16 @@ class VersatureServer:
     stands for another user.
     """
 
-    def __init__(self, *, deadline: timedelta, max_connections: int, clock: Clock, observe: Observe) -> None:
+    def __init__(
+        self,
+        *,
+        deadline: timedelta,
+        max_connections: int,
+        clock: Clock,
+        observe: Observe,
+        note_skew: NoteSkew = lambda _application, _skew: None,
+    ) -> None:
+        self._note_skew = note_skew
         self._deadline, self._clock, self._observe = deadline.total_seconds(), clock, observe
         self._client = httpx.AsyncClient(
             follow_redirects=False,
@@ -89,7 +102,10 @@ class VersatureServer:
             status, body, retry_after, sent_at = await self._post(
                 application, client_secret, application.token_url, form
             )
-            return read_answer(status, body, sent_at, retry_after)
+            answer = read_answer(status, body, sent_at, retry_after)
+        if answer.clock_skew is not None:
+            self._note_skew(application.name, answer.clock_skew)
+        return answer
 
     @contextlib.asynccontextmanager
     async def _observed(self, kind: str) -> AsyncIterator[None]:
@@ -126,7 +142,9 @@ class VersatureServer:
         return exchange.status, exchange.body, exchange.retry_after, sent_at
 
     async def _converse(self, exchange: _Exchange, url: str, fields: dict[str, str]) -> None:
-        request = self._client.stream("POST", url, data=fields, extensions={"trace": exchange.trace})
+        trace = tracing.current.get()
+        headers = {} if trace is None else {tracing.HEADER: trace.next_header()}
+        request = self._client.stream("POST", url, data=fields, headers=headers, extensions={"trace": exchange.trace})
         async with request as response:
             exchange.status, exchange.retry_after = response.status_code, response.headers.get("Retry-After")
             async for chunk in response.aiter_bytes():

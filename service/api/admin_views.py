@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas import Instant, example
+from service.api.schemas import Instant, example, examples_of
 from service.core.administration import IssuedKey
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.records import ApiKey
@@ -48,8 +48,12 @@ class ApplicationView(BaseModel):
 
 
 class ApplicationPage(BaseModel):
+    """Some applications, and where to go on."""
+
+    model_config = example({"items": examples_of(ApplicationView), "next_cursor": None})
+
     items: list[ApplicationView]
-    next_cursor: str | None
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last one")]
 
 
 class CallerView(BaseModel):
@@ -64,8 +68,12 @@ class CallerView(BaseModel):
 
 
 class CallerPage(BaseModel):
+    """Some callers, and where to go on."""
+
+    model_config = example({"items": examples_of(CallerView), "next_cursor": None})
+
     items: list[CallerView]
-    next_cursor: str | None
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last one")]
 
 
 class KeyView(BaseModel):
@@ -79,6 +87,10 @@ class KeyView(BaseModel):
 
 
 class KeyList(BaseModel):
+    """All keys of a caller, expired ones too."""
+
+    model_config = example({"items": examples_of(KeyView)})
+
     items: list[KeyView]
 
 

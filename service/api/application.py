@@ -6,20 +6,18 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
 from service import __version__
-from service.api import admin_schemas, applications, audit, callers, connect, grants, ops, tokens
+from service.api import applications, audit, callers, connect, grants, ops, tokens
 from service.api.deps import WrongFields, field_errors, services
-from service.api.problems import BY_CODE, MEDIA_TYPE, problem_response
-from service.api.schemas import ConnectInvitation, GrantImport, ProblemBody, RejectedToken
+from service.api.documentation import TAGS, document
+from service.api.problems import problem_response
 from service.core.audit import STRANGER
 from service.core.errors import (
     BrokerError,
@@ -51,65 +49,6 @@ _ROUTERS: dict[str, tuple[APIRouter, ...]] = {
     "internal": (*_CALLS, ops.health_router),
     "public": (ops.health_router, connect.router),
 }
-_EVERYWHERE = (
-    "invalid_api_key",
-    "not_allowed",
-    "invalid_request",
-    "rate_limited",
-    "overloaded",
-    "store_unavailable",
-    "internal_error",
-)
-_RENEWING = (
-    "application_not_found",
-    "grant_not_found",
-    "reauthorization_required",
-    "client_rejected",
-    "invalid_upstream_answer",
-    "upstream_unavailable",
-    "renewal_in_progress",
-    "key_unavailable",
-)
-_WITH_BODY = ("unsupported_media_type", "payload_too_large")
-_PROBLEMS_OF: dict[str, tuple[str, ...]] = {
-    "get_token": _RENEWING,
-    "report_rejected_token": (*_RENEWING, *_WITH_BODY, "rejected_too_often"),
-    "get_me": (),
-    "list_grants": (),
-    "get_grant": ("application_not_found", "grant_not_found"),
-    "invite_user": ("application_not_found", *_WITH_BODY),
-    "import_grant": ("application_not_found", *_WITH_BODY),
-    "revoke_grant": ("application_not_found", "grant_not_found"),
-    "list_applications": (),
-    "add_application": ("conflict", *_WITH_BODY),
-    "get_application": ("application_not_found",),
-    "change_application": ("application_not_found", "conflict", *_WITH_BODY),
-    "remove_application": ("application_not_found", "conflict"),
-    "set_default_application": ("application_not_found", "conflict", *_WITH_BODY),
-    "list_callers": (),
-    "list_audit": (),
-    "add_caller": ("conflict", *_WITH_BODY),
-    "get_caller": ("not_found",),
-    "change_caller": ("not_found", *_WITH_BODY),
-    "remove_caller": ("not_found",),
-    "list_keys": ("not_found",),
-    "add_key": ("not_found", "conflict", *_WITH_BODY),
-    "remove_key": ("not_found",),
-}
-
-_MODELS: tuple[type[BaseModel], ...] = (
-    ConnectInvitation,
-    GrantImport,
-    RejectedToken,
-    admin_schemas.NewApplication,
-    admin_schemas.ApplicationChanges,
-    admin_schemas.DefaultChoice,
-    admin_schemas.NewCaller,
-    admin_schemas.CallerChanges,
-    admin_schemas.NewKey,
-    ProblemBody,
-)
-"""What `deps.body` reads and what problems look like; the framework sees neither."""
 
 
 def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = None) -> FastAPI:
@@ -119,6 +58,7 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
         "title": "Token broker",
         "version": __version__,
         "description": DESCRIPTION,
+        "openapi_tags": TAGS,
         "lifespan": lifespan,
         "redirect_slashes": False,
         "swagger_ui_parameters": {"persistAuthorization": True, "tryItOutEnabled": True},
@@ -135,7 +75,7 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
     app.exception_handler(RequestValidationError)(_wrong_parameters)
     app.exception_handler(HTTPException)(_unrouted)
     app.exception_handler(Exception)(_crash)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
 
 
@@ -171,33 +111,3 @@ def _allowed_methods(request: Request) -> str:
 async def _crash(request: Request, _error: Exception) -> Response:
     """Says nothing of what happened; the outermost layer logs it."""
     return await _broker_error(request, InternalError("The log has more under the request id."))
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document, with each call's problems and the bodies that `deps.body` reads."""
-    if app.openapi_schema:
-        return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    for model in _MODELS:
-        schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schemas[model.__name__].pop("$defs", {}))
-    for path in document["paths"].values():
-        for operation in path.values():
-            _document_problems(operation)
-    app.openapi_schema = document
-    return document
-
-
-def _document_problems(operation: dict[str, Any]) -> None:
-    responses = operation["responses"]
-    responses.pop("422", None)
-    specific = _PROBLEMS_OF.get(operation["operationId"])
-    codes = () if specific is None else (*_EVERYWHERE, *specific)
-    for code in sorted(codes, key=lambda code: (BY_CODE[code].status, code)):
-        problem = BY_CODE[code]
-        response = responses.setdefault(str(problem.status), {"description": "", "content": {}})
-        response["description"] = f"{response['description']} · `{code}`: {problem.title}".removeprefix(" · ")
-        response["content"][MEDIA_TYPE] = {"schema": {"$ref": "#/components/schemas/ProblemBody"}}

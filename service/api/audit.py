@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from service.api.deps import House, Whoever
 from service.api.paging import PageQuery, read_cursor, write_cursor
-from service.api.schemas import Instant, example
+from service.api.schemas import Instant, example, examples_of
 from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.directory import require_scope
 from service.core.errors import InvalidRequest
@@ -65,17 +65,21 @@ class AuditEntryView(BaseModel):
 
 
 class AuditPage(BaseModel):
+    """Some entries, the newest first, and where to go on."""
+
+    model_config = example({"items": examples_of(AuditEntryView), "next_cursor": None})
+
     items: list[AuditEntryView]
-    next_cursor: str | None
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last one")]
 
 
 class AuditQuery(PageQuery):
     since: Annotated[When, Field(description="Not before this instant")] = None
     until: Annotated[When, Field(description="Before this instant")] = None
-    caller: Name | None = None
-    application: Name | None = None
-    user: Name | None = None
-    action: Action | None = None
+    caller: Annotated[Name | None, Field(description="By this caller only; `-`: without a valid key")] = None
+    application: Annotated[Name | None, Field(description="Of this application only")] = None
+    user: Annotated[Name | None, Field(description="About this user only")] = None
+    action: Annotated[Action | None, Field(description="Of this kind only")] = None
 
 
 async def wanted(

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field
 
 from service.api.deps import (
     ApplicationQuery,
@@ -38,7 +39,7 @@ PersonTarget = Annotated[Target, Depends(person_target)]
 
 
 class GrantQuery(ApplicationQuery):
-    state: GrantState | None = None
+    state: Annotated[GrantState | None, Field(description="In this state only")] = None
     cursor: Cursor = None
     limit: Limit = 50
 

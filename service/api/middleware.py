@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
+from service.core import tracing
 from service.core.audit import STRANGER, Actor, acting
 from service.core.errors import InternalError, Overloaded
-from service.telemetry import Metrics
+from service.core.pseudonyms import NameUser, nameless
+from service.telemetry import NOWHERE, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +27,10 @@ REFUSED_CHARACTER = "\x00"
 
 
 class RequestContext:
-    """Gives each request its id, measures it, logs it in one line, and turns a crash into a problem."""
+    """Gives each request its id, follows its trace, measures it, logs it in one line, and makes a crash a problem."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, name_user: NameUser = nameless) -> None:
+        self._app, self._metrics, self._name_user = app, metrics, name_user
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,7 +48,7 @@ class RequestContext:
             await send(message)
 
         acting.set(Actor(STRANGER, request_id))  # until a key tells who it is
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id, **_enter_trace(scope)):
             try:
                 await self._app(scope, receive, send_with_id)
             except Exception:
@@ -63,10 +65,13 @@ class RequestContext:
         method = scope["method"] if route != "none" else "other"
         self._metrics.requests.labels(method, route, str(status)).observe(seconds)
         caller, outcome = scope["state"].get("caller"), scope["state"].get("outcome")
+        source = scope["state"].get("source")
         if route.startswith("/tokens/"):
-            self._metrics.token_requests.labels(outcome or InternalError.code).inc()
+            self._metrics.answered(outcome or InternalError.code, source or NOWHERE, seconds)
         fields = {"method": method, "route": route, "status": status, "seconds": round(seconds, 6)}
-        log.info("request", extra={**fields, "caller": caller, "outcome": outcome})
+        user = scope.get("path_params", {}).get("user")
+        told = {"caller": caller, "user": None if user is None else self._name_user(user)}
+        log.info("request", extra={**fields, **told, "outcome": outcome, "source": source})
 
 
 class Crowd:
@@ -117,6 +122,13 @@ def _decode(segment: bytes) -> str:
     except UnicodeDecodeError:
         return REFUSED_CHARACTER
     return REFUSED_CHARACTER if "/" in decoded else decoded
+
+
+def _enter_trace(scope: Scope) -> dict[str, str]:
+    """Let this request be a step of its caller's trace, if it names one; what the log tells of it."""
+    trace = tracing.read_traceparent(Request(scope).headers.getlist(tracing.HEADER))
+    tracing.current.set(trace)
+    return {} if trace is None else {"trace_id": trace.trace_id, "span_id": trace.span_id}
 
 
 def _request_id(scope: Scope) -> str:

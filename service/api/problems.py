@@ -7,7 +7,7 @@ from urllib.parse import quote
 from starlette.responses import JSONResponse, Response
 
 from service.core import errors
-from service.core.model import GrantId
+from service.core.model import GrantId, Reason
 
 MEDIA_TYPE = "application/problem+json"
 _TEMPORARY = frozenset({429, 503})
@@ -146,6 +146,15 @@ PROBLEMS: Mapping[type[errors.BrokerError], Problem] = {
 BY_CODE: Mapping[str, Problem] = {error.code: problem for error, problem in PROBLEMS.items()}
 
 
+_TO_CONNECT = {"connect": {"method": "POST", "href": "/grants/alice/connect?application=default"}}
+_EXAMPLES: Mapping[str, Mapping[str, object]] = {
+    errors.GrantNotFound.code: _TO_CONNECT,
+    errors.ReauthorizationRequired.code: {"reason": Reason.REFRESH_TOKEN_EXPIRED, **_TO_CONNECT},
+    errors.InvalidRequest.code: {"errors": [{"field": "min_ttl", "message": "must be a whole number of seconds"}]},
+}
+"""Members of single problems, as an example shows them."""
+
+
 def problem_of(error: errors.BrokerError) -> Problem:
     """The row of *error*."""
     return BY_CODE[error.code]
@@ -176,6 +185,20 @@ def problem_response(error: errors.BrokerError, request_id: str, extra: Mapping[
         **(extra or {}),
     }
     return JSONResponse(body, problem.status, problem_headers(error), MEDIA_TYPE)
+
+
+def problem_example(code: str) -> dict[str, object]:
+    """What a problem of *code* looks like."""
+    problem = BY_CODE[code]
+    return {
+        "type": f"/problems/{code}",
+        "title": problem.title,
+        "status": problem.status,
+        "code": code,
+        "detail": problem.explanation,
+        "request_id": "0f4b2a6c9d8e47718f0a3c5b6d7e8f90",
+        **_EXAMPLES.get(code, {}),
+    }
 
 
 def _members(error: errors.BrokerError) -> dict[str, object]:

@@ -38,6 +38,11 @@ def example(members: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
+def examples_of(shape: type[BaseModel]) -> list[Any]:
+    """The examples that *shape* shows."""
+    return list(shape.model_json_schema()["examples"])
+
+
 class RejectedToken(Body):
     model_config = example({"access_token": "the-token-that-versature-answered-401"})
 
@@ -102,25 +107,45 @@ class ConnectLink(BaseModel):
 
 
 class LastError(BaseModel):
-    code: str
+    """The last thing that went wrong with a grant."""
+
+    code: Annotated[str, Field(description="What the provider or the broker said")]
     at: Instant
+
+
+_ALICE: dict[str, Any] = {
+    "user": "alice",
+    "application": "default",
+    "state": "connected",
+    "reason": None,
+    "scope": "Office Manager",
+    "generation": 7,
+    "obtained_at": "2026-11-02T09:15:00Z",
+    "renewed_at": "2026-11-23T13:58:32Z",
+    "access_expires_at": "2026-11-23T14:58:32Z",
+    "refresh_expires_at": "2027-02-21T13:58:32Z",
+    "last_error": None,
+    "retry_at": None,
+}
 
 
 class GrantStatus(BaseModel):
     """Where a grant stands; never its tokens."""
 
+    model_config = example(_ALICE)
+
     user: str
     application: str
     state: GrantState
-    reason: Reason | None
-    scope: str | None
-    generation: int
-    obtained_at: Instant | None
-    renewed_at: Instant | None
-    access_expires_at: Instant | None
-    refresh_expires_at: Instant | None
-    last_error: LastError | None
-    retry_at: Instant | None
+    reason: Annotated[Reason | None, Field(description="Why only the user can help")]
+    scope: Annotated[str | None, Field(description="Versature's permission level: a name, never a list")]
+    generation: Annotated[int, Field(description="Counts what was put in: connects, imports, renewals, a revocation")]
+    obtained_at: Annotated[Instant | None, Field(description="When the user was connected, or the grant imported")]
+    renewed_at: Annotated[Instant | None, Field(description="When it was last connected, imported or renewed")]
+    access_expires_at: Annotated[Instant | None, Field(description="When the stored access token ends")]
+    refresh_expires_at: Annotated[Instant | None, Field(description="When the refresh token ends, as far as known")]
+    last_error: Annotated[LastError | None, Field(description="null when the last renewal went well")]
+    retry_at: Annotated[Instant | None, Field(description="Until then the provider is not asked again")]
 
 
 def grant_status(broker: TokenBroker, grant: Grant) -> GrantStatus:
@@ -144,13 +169,21 @@ def grant_status(broker: TokenBroker, grant: Grant) -> GrantStatus:
 
 
 class GrantPage(BaseModel):
+    """Some grants, and where to go on."""
+
+    model_config = example({"items": [_ALICE], "next_cursor": None})
+
     items: list[GrantStatus]
-    next_cursor: str | None
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last one")]
 
 
 class Revocation(BaseModel):
+    """How far a revocation has come."""
+
+    model_config = example({"state": "revoked", "upstream": "revoked"})
+
     state: GrantState
-    upstream: UpstreamRevocation
+    upstream: Annotated[UpstreamRevocation, Field(description="Whether the provider knows; it is told until it does")]
 
 
 class Me(BaseModel):
@@ -168,6 +201,8 @@ class Me(BaseModel):
 
 
 class ProblemConnect(BaseModel):
+    """The call that gets a link for the user's browser."""
+
     method: str
     href: str
 
@@ -175,27 +210,47 @@ class ProblemConnect(BaseModel):
 class ProblemBody(BaseModel):
     """RFC 9457 problem details. `code` never changes its meaning; sentences may."""
 
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    request_id: str
-    reason: Reason | None = None
-    connect: ProblemConnect | None = None
-    errors: list[dict[str, str]] | None = None
+    type: Annotated[str, Field(description="The address of a page that explains the code")]
+    title: Annotated[str, Field(description="What the code means, in a few words")]
+    status: Annotated[int, Field(description="The HTTP status again")]
+    code: Annotated[str, Field(description="What programs should look at")]
+    detail: Annotated[str, Field(description="A sentence for people")]
+    request_id: Annotated[str, Field(description="To be found in the log")]
+    reason: Annotated[Reason | None, Field(description="Of `reauthorization_required`: why")] = None
+    connect: Annotated[ProblemConnect | None, Field(description="Where only the user can help: how to ask")] = None
+    errors: Annotated[
+        list[dict[str, str]] | None, Field(description="Of `invalid_request`: each `field` and its `message`")
+    ] = None
 
 
 class Alive(BaseModel):
+    """The process answers."""
+
+    model_config = example({"status": "ok", "version": "0.1.0"})
+
     status: str
     version: str
 
 
 class ReadyPart(BaseModel):
-    status: str
-    detail: str | None = None
+    """One part of the broker."""
+
+    status: Annotated[str, Field(description="ok, degraded or not_ready")]
+    detail: Annotated[str | None, Field(description="What is wrong")] = None
 
 
 class Ready(BaseModel):
-    status: str
+    """The worst of all parts, and each of them."""
+
+    model_config = example(
+        {
+            "status": "degraded",
+            "parts": {
+                "database": {"status": "ok"},
+                "redis": {"status": "degraded", "detail": "Redis cannot be asked; the database serves in its place"},
+            },
+        }
+    )
+
+    status: Annotated[str, Field(description="ready, degraded (still answers 200) or not_ready (503)")]
     parts: dict[str, ReadyPart]

@@ -26,6 +26,7 @@ from service.core.audit import Action
 from service.core.handout import Handout, Source
 from service.core.model import Scope
 from service.core.services import Services
+from service.telemetry import SERVED
 
 LONGEST_MIN_TTL = 10**9
 
@@ -103,7 +104,7 @@ async def report_rejected_token(
 
 def _answer(request: Request, house: Services, handout: Handout) -> Response:
     expires_in = math.floor((handout.token.expires_at - house.clock.now()).total_seconds())
-    request.state.outcome = handout.source
+    request.state.outcome, request.state.source = SERVED, str(handout.source)
     headers = {"Cache-Control": "no-store", "Cache-Status": _cache_status(handout, expires_in)}
     return Response(token_body(handout.token, expires_in), headers=headers, media_type="application/json")
 

@@ -66,6 +66,14 @@ def migrate() -> None:
 
 
 @app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Look at everything that the broker needs and say what to do; changes nothing. 0 all is well, 1 it is not."""
+    from service.cli.doctor import examine_everything
+
+    examine_everything(as_json)
+
+
+@app.command()
 def openapi() -> None:
     """Print the OpenAPI document; needs no settings."""
     import json

@@ -64,7 +64,8 @@ def show(user: User, application: ApplicationName = None) -> None:
         grant = await container.services.grants.get(grant_id)
         if grant is None or not grant.exists:
             raise GrantNotFound(grant_id)
-        return grant_status(container.services.broker, grant).model_dump(mode="json")
+        shown = grant_status(container.services.broker, grant).model_dump(mode="json")
+        return {**shown, "name_in_logs": container.services.audit.name_user(user)}
 
     typer.echo(json.dumps(run_with_container(work), indent=2, ensure_ascii=False))
 

@@ -13,7 +13,8 @@ from service.container import build
 from service.core.audit import Actor, acting
 from service.core.errors import BrokerError, InvalidRequest
 from service.lifecycle import Container
-from service.telemetry import Metrics, configure_logging
+from service.logs import configure_logging
+from service.telemetry import Metrics
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ import uvicorn
 from service.config import Settings
 from service.container import build
 from service.lifecycle import Container, Ending
+from service.logs import configure_logging
 from service.main import create_app
-from service.telemetry import configure_logging
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients and proxies keep idle connections: who closes first must be the one that would send next."""

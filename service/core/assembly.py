@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.core.attempts import UNSEEN, Observer
 from service.core.audit import Audit
 from service.core.background import BackgroundRenewer
 from service.core.breaker import Breaker
@@ -95,8 +96,9 @@ def assemble(
     *,
     skew: ClockSkew | None = None,
     witness: Witness = nobody,
+    observer: Observer = UNSEEN,
 ) -> Core:
-    """Everything that renews, saves and hands out, in one process."""
+    """Everything that renews, saves and hands out, in one process; *observer* is told of every attempt to renew."""
     grants, queue, server, shared = ports.grants, ports.queue, ports.server, ports.shared
     vault = Vault(ports.keyring, policy, jitter)
     local, breaker, guard, errands = (
@@ -112,7 +114,7 @@ def assemble(
     redeemer = Redeemer(
         grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, counts.count_lost, witness
     )
-    common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness)
+    common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness, observer)
     renewer = Renewer(grants, redeemer, vault, shared, local, recovery, *common)
     interest = Interest(queue, clock, policy)
     lane = Lane(local, directory, audit, interest, clock, counts.count_lane)

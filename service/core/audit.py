@@ -13,6 +13,7 @@ from typing import Protocol
 from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId
+from service.core.pseudonyms import NameUser, nameless
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,8 @@ class Audit:
     is answered, and waits in memory only while the database is away.
     """
 
-    def __init__(self, store: AuditStore, clock: Clock) -> None:
-        self._store, self._clock = store, clock
+    def __init__(self, store: AuditStore, clock: Clock, name_user: NameUser = nameless) -> None:
+        self._store, self._clock, self.name_user = store, clock, name_user
         self._process = secrets.token_hex(8)
         self._minute = _minute_of(clock.now())
         self._counts: dict[_Key, int] = {}
@@ -182,7 +183,7 @@ class Audit:
             code=code,
             request_id=actor.request_id,
         )
-        _tell(entry)
+        self._tell(entry)
         self._waiting[entry.id] = entry
         try:
             await self._store.put([entry])
@@ -200,7 +201,7 @@ class Audit:
         self._gather()
         finished, self._finished = self._finished, []
         for entry in finished:
-            _tell(entry)
+            self._tell(entry)
         sent = dict(self._waiting)
         if sent:
             await self._store.put(list(sent.values()))
@@ -258,19 +259,19 @@ class Audit:
         id_ = f"{self._process}-{self._minute:%Y%m%d%H%M}-{number}"
         return AuditEntry(id_, self._minute, caller, action, application, user, code=code, times=count)
 
+    def _tell(self, entry: AuditEntry) -> None:
+        """One line of the log. The rows know users by their names, for whoever may read the audit; the log does not."""
+        told = {
+            "action": entry.action,
+            "caller": entry.caller,
+            "application": entry.application,
+            "user": None if entry.user is None else self.name_user(entry.user),
+            "subject": entry.subject,
+            "code": entry.code,
+            "times": entry.times,
+        }
+        log.info("audit", extra={name: value for name, value in told.items() if value is not None})
+
 
 def _minute_of(instant: datetime) -> datetime:
     return instant.replace(second=0, microsecond=0)
-
-
-def _tell(entry: AuditEntry) -> None:
-    told = {
-        "action": entry.action,
-        "caller": entry.caller,
-        "application": entry.application,
-        "user": entry.user,
-        "subject": entry.subject,
-        "code": entry.code,
-        "times": entry.times,
-    }
-    log.info("audit", extra={name: value for name, value in told.items() if value is not None})

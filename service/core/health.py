@@ -45,6 +45,11 @@ class Health:
     def register(self, name: str, check: Check) -> None:
         self._checks[name] = check
 
+    @property
+    def last_parts(self) -> dict[str, PartHealth]:
+        """Every part by name as it was when somebody last asked."""
+        return self._parts
+
     async def parts(self) -> dict[str, PartHealth]:
         """Every part by name."""
         now = self._clock.now()

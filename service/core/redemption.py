@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from service.core.attempts import Attempt, Ending, ending_of_death
 from service.core.breaker import Breaker
 from service.core.clock import Clock
 from service.core.errands import Errands
@@ -66,7 +67,9 @@ class Redeemer:
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._count_lost, self._witness = count_lost, witness
 
-    async def redeem(self, application: Application, grant: Grant, claim: Claim, began: float) -> AccessToken:
+    async def redeem(
+        self, application: Application, grant: Grant, claim: Claim, began: float, attempt: Attempt
+    ) -> AccessToken:
         """The new token of *grant*, whose *claim* was asked for at *began* on the monotonic clock.
 
         The refresh token leaves us at most once. Whatever happens is written into the row; when the database does not
@@ -78,9 +81,10 @@ class Redeemer:
         try:
             answer = await self._send(application, grant, began)
         except InvalidGrant:
-            raise await self._refused_grant(application, grant, claim) from None
+            raise await self._refused_grant(application, grant, claim, attempt) from None
         except Outcome as outcome:
-            raise await self._failed(application, grant, claim, outcome) from None
+            attempt.ends_as(Ending(outcome.label))
+            raise await self._failed(application, grant, claim, outcome, attempt) from None
         except BrokerError as nothing_sent:
             self._breaker.not_sent_after_all(application, grant.id.type)
             await self._release(grant, claim, at_rest=not isinstance(nothing_sent, RenewalInProgress))
@@ -89,7 +93,7 @@ class Redeemer:
         self._breaker.close(application, grant.id.type)
         if not grant.id.is_company:
             self._guard.succeeded(application)
-        return await self._saver.save(application, grant, claim.attempt_id, answer)
+        return await self._saver.save(application, grant, claim.attempt_id, answer, attempt)
 
     async def _send(self, application: Application, grant: Grant, began: float) -> TokenAnswer:
         secret = self._vault.open_client_secret(application)
@@ -102,26 +106,33 @@ class Redeemer:
             return await self._server.client_credentials(application, secret)
         return await self._server.refresh(application, secret, refresh_token)
 
-    async def _refused_grant(self, application: Application, grant: Grant, claim: Claim) -> BrokerError:
+    async def _refused_grant(
+        self, application: Application, grant: Grant, claim: Claim, attempt: Attempt
+    ) -> BrokerError:
         """`invalid_grant`: the grant is dead, if its refresh token is still the one that was refused.
 
         A refusal that we can explain needs no second opinion; the others must not come in crowds.
         """
+        attempt.ends_as(Ending.INVALID_GRANT)
         if grant.id.is_company:
             self._breaker.close(application, grant.id.type)  # the client itself was accepted
             return await self._set_back(application, grant, claim, InvalidUpstreamAnswer("It says invalid_grant."))
         reason = _reason_of_death(grant, self._clock)
         if reason is Reason.REVOKED and not self._guard.believes(grant.id):
+            attempt.ends_as(Ending.GUARDED)
             doubt = UpstreamUnavailable("The provider refuses one grant after the other; none of it is believed.")
             pause = self._breaker.trip(application, grant.id.type, doubt, None)
             # The next probes shall be other grants', however often this one is asked for.
             aside = min(pause * 2 ** min(grant.failures + 1, 10), self._policy.retry_after_max)
             return await self._set_back(application, grant, claim, doubt, at_least=aside)
         self._breaker.close(application, grant.id.type)
-        return await self._declare_dead(grant, claim, reason, InvalidGrant.label)
+        return await self._declare_dead(grant, claim, reason, InvalidGrant.label, attempt)
 
-    async def _declare_dead(self, grant: Grant, claim: Claim, reason: Reason, code: str) -> BrokerError:
+    async def _declare_dead(
+        self, grant: Grant, claim: Claim, reason: Reason, code: str, attempt: Attempt
+    ) -> BrokerError:
         at = self._clock.now()
+        attempt.ends_as(ending_of_death(reason))
         if reason is Reason.LOST_IN_TRANSIT:
             self._count_lost(grant.id.application)
 
@@ -142,9 +153,12 @@ class Redeemer:
             return away
         if died:
             return ReauthorizationRequired(grant.id, reason)
+        attempt.ends_as(Ending.OVERTAKEN)
         return RenewalInProgress("Somebody else has just renewed this grant.", retry_after=timedelta(seconds=1))
 
-    async def _failed(self, application: Application, grant: Grant, claim: Claim, outcome: Outcome) -> BrokerError:
+    async def _failed(
+        self, application: Application, grant: Grant, claim: Claim, outcome: Outcome, attempt: Attempt
+    ) -> BrokerError:
         log.warning("a renewal failed", extra={"application": application.name, "outcome": outcome.label})
         match outcome:
             case ClientRefused() | RateLimited():
@@ -154,7 +168,7 @@ class Redeemer:
             case NotSent() | Ambiguous(unreadable=False):
                 return await self._set_back(application, grant, claim, UpstreamUnavailable(outcome.detail))
             case RefusedWithoutCode() if not grant.id.is_company:
-                return await self._refused_without_code(application, grant, claim, outcome)
+                return await self._refused_without_code(application, grant, claim, outcome, attempt)
             case _:
                 return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail))
 
@@ -183,12 +197,12 @@ class Redeemer:
         return error
 
     async def _refused_without_code(
-        self, application: Application, grant: Grant, claim: Claim, outcome: Outcome
+        self, application: Application, grant: Grant, claim: Claim, outcome: Outcome, attempt: Attempt
     ) -> BrokerError:
         """Codes decide; but who is refused for an hour, while the others are not, is refused for good."""
         if await self._is_refused_for_good(grant):
             self._breaker.close(application, grant.id.type)
-            return await self._declare_dead(grant, claim, Reason.REFUSED, outcome.label)
+            return await self._declare_dead(grant, claim, Reason.REFUSED, outcome.label, attempt)
         return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail), uncoded=True)
 
     async def _is_refused_for_good(self, grant: Grant) -> bool:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from service.core import digests, lifetimes
+from service.core.attempts import UNSEEN, Attempt, Ending, Observer, Origin
 from service.core.breaker import Breaker
 from service.core.clock import Clock
 from service.core.errands import Errands
@@ -63,11 +64,12 @@ class Renewer:
         policy: Policy,
         jitter: Callable[[], float],
         witness: Witness = nobody,
+        observer: Observer = UNSEEN,
     ) -> None:
         self._grants, self._redeemer, self._vault, self._shared, self._local = grants, redeemer, vault, shared, local
         self._recovery, self._errands, self._breaker, self._skew = recovery, errands, breaker, skew
         self._clock, self._policy, self._jitter = clock, policy, jitter
-        self._witness = witness
+        self._witness, self._observer = witness, observer
         self._flights: Flights[FlightKey, AccessToken] = Flights()
         self._turn = asyncio.Semaphore(policy.renewals_at_once)
 
@@ -92,7 +94,9 @@ class Renewer:
 
         async def work() -> AccessToken:
             token = await self._redeem_as_probe(application, claimed, began)
-            return token if token is not None else await self._fly(application, claimed, None)
+            if token is not None:
+                return token
+            return await self._fly(application, claimed, None, Origin.BACKGROUND)
 
         task, taken = self._take_off(claimed.id, claimed.id, work)
         if taken:  # by a flight that waits for this very claim
@@ -114,21 +118,24 @@ class Renewer:
             self._local.release(grant)
 
     async def _redeem_as_probe(self, application: Application, claimed: Grant, began: float) -> AccessToken | None:
-        try:
-            self._breaker.pass_or_raise(application, claimed.id.type)
-        except UpstreamError:
-            self._release(claimed)
-            raise
-        return await self._redeem(application, claimed, began)
+        with Attempt(claimed.id, Origin.BACKGROUND, self._observer) as attempt:
+            try:
+                self._breaker.pass_or_raise(application, claimed.id.type)
+            except UpstreamError:
+                self._release(claimed)
+                raise
+            return await self._redeem(application, claimed, began, attempt)
 
-    async def _fly(self, application: Application, seen: Grant, instead_of: AccessToken | None) -> AccessToken:
+    async def _fly(
+        self, application: Application, seen: Grant, instead_of: AccessToken | None, origin: Origin = Origin.REQUEST
+    ) -> AccessToken:
         forced, known = instead_of is not None, max(seen.generation, instead_of.generation if instead_of else 0)
         give_up_at = self._clock.monotonic() + self._policy.wait.total_seconds()
         grant, pause = seen, POLL_FIRST
         while True:
             whole = await self._recovery.before_claim(grant)
             if whole.generation == grant.generation:
-                token = await self._try(application, whole, forced=forced)
+                token = await self._try(application, whole, forced=forced, origin=origin)
                 if token is not None:
                     return token
                 if self._clock.monotonic() >= give_up_at:
@@ -146,7 +153,7 @@ class Renewer:
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
                     return token
 
-    async def _try(self, application: Application, grant: Grant, *, forced: bool) -> AccessToken | None:
+    async def _try(self, application: Application, grant: Grant, *, forced: bool, origin: Origin) -> AccessToken | None:
         """Claim and redeem; None when somebody else holds the claim, or the grant moved on."""
         if self._claimed_by_another(grant):
             if grant.retry_at is not None and grant.retry_at > self._clock.now():
@@ -154,17 +161,28 @@ class Renewer:
             return None
         self._may_be_renewed(application, grant, forced=forced)
         async with self._turn:
-            # Asked only now: the application's trouble may have shown while this flight waited for its turn.
-            self._breaker.pass_or_raise(application, grant.id.type)
-            began, claimed = self._clock.monotonic(), None
-            try:
-                claimed = await self._claim(application, grant, forced=forced)
-            finally:
-                if claimed is None:
-                    self._breaker.not_sent_after_all(application, grant.id.type)
-            return None if claimed is None else await self._redeem(application, claimed, began)
+            with Attempt(grant.id, origin, self._observer) as attempt:
+                return await self._attempt(application, grant, attempt, forced=forced)
 
-    async def _redeem(self, application: Application, claimed: Grant, began: float) -> AccessToken | None:
+    async def _attempt(
+        self, application: Application, grant: Grant, attempt: Attempt, *, forced: bool
+    ) -> AccessToken | None:
+        # Asked only now: the application's trouble may have shown while this flight waited for its turn.
+        self._breaker.pass_or_raise(application, grant.id.type)
+        began, claimed = self._clock.monotonic(), None
+        try:
+            claimed = await self._claim(application, grant, forced=forced)
+        finally:
+            if claimed is None:
+                self._breaker.not_sent_after_all(application, grant.id.type)
+        if claimed is None:
+            attempt.ends_as(Ending.NO_CLAIM)
+            return None
+        return await self._redeem(application, claimed, began, attempt)
+
+    async def _redeem(
+        self, application: Application, claimed: Grant, began: float, attempt: Attempt
+    ) -> AccessToken | None:
         """Renew what was claimed; None when what an earlier attempt had brought was found instead."""
         self._witness(Step.CLAIMED)
         try:
@@ -174,8 +192,9 @@ class Renewer:
             raise
         if moved is not None or claimed.claim is None:
             self._breaker.not_sent_after_all(application, claimed.id.type)
+            attempt.ends_as(Ending.RECOVERED if moved is not None else Ending.NO_CLAIM)
             return None
-        return await self._redeemer.redeem(application, claimed, claimed.claim, began)
+        return await self._redeemer.redeem(application, claimed, claimed.claim, began, attempt)
 
     async def _published(self, grant: GrantId, known: int) -> AccessToken | None:
         """The token that another replica has just renewed, if it got as far as the shared cache."""

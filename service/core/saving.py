@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
+from service.core.attempts import Attempt, Ending
 from service.core.clock import Clock
 from service.core.custody import Custody
 from service.core.errands import RETRY_FIRST, until_stored
@@ -44,6 +45,16 @@ class Verdict(Enum):
     IN_MEMORY = auto()
 
 
+_ENDINGS = {
+    Verdict.SAVED: Ending.SAVED,
+    Verdict.SUPERSEDED: Ending.ADOPTED,
+    Verdict.REVOKED: Ending.REVOKED_MEANWHILE,
+    Verdict.DATABASE_BEHIND: Ending.DATABASE_BEHIND,
+    Verdict.IN_ESCROW: Ending.ESCROWED,
+    Verdict.IN_MEMORY: Ending.IN_MEMORY,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """A verdict, with the row as it stood at `asked_at` where the database could be asked."""
@@ -78,7 +89,9 @@ class Saver:
         """Whether this process is bringing in the answer of *attempt_id* right now."""
         return (grant, attempt_id) in self._carried
 
-    async def save(self, application: Application, claimed: Grant, attempt_id: str, answer: TokenAnswer) -> AccessToken:
+    async def save(
+        self, application: Application, claimed: Grant, attempt_id: str, answer: TokenAnswer, attempt: Attempt
+    ) -> AccessToken:
         """Put *answer* in as the next generation and return the token to hand out.
 
         That is the answer's own token, or the one of whoever won meanwhile. When the database does not commit within
@@ -100,6 +113,7 @@ class Saver:
             claimed.id, claimed.generation, attempt_id, self._clock.now(), sealed, based_on=claimed.issued_at
         )
         settlement = await self.bring_in(application, waiting)
+        attempt.ends_as(_ENDINGS[settlement.verdict])
         if settlement.verdict is Verdict.REVOKED:
             raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)
         if settlement.verdict is Verdict.SUPERSEDED:

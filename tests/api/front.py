@@ -44,6 +44,7 @@ class Front:
     clock: FakeClock
     versature: Versature
     database: Path
+    metrics: Metrics
 
     @property
     def client(self) -> httpx.AsyncClient:
@@ -123,8 +124,10 @@ async def front_in(folder: Path, **settings: str) -> AsyncIterator[Front]:
             "BROKER_RETURN_ORIGINS": RETURN_ORIGIN,
         }
         containers: list[Container] = []
+        measured: list[Metrics] = []
 
         def keep(found: Settings, metrics: Metrics) -> Container:
+            measured.append(metrics)
             containers.append(build(found, metrics, clock=clock, works_alone=False))
             return containers[0]
 
@@ -136,7 +139,7 @@ async def front_in(folder: Path, **settings: str) -> AsyncIterator[Front]:
             client_of(served.base_url) as client,
         ):
             broker = Broker(served.base_url, client)
-            front = Front(broker, started, containers[0], clock, versature, folder / "broker.db")
+            front = Front(broker, started, containers[0], clock, versature, folder / "broker.db", measured[0])
             await front.register("company", GrantType.CLIENT_CREDENTIALS)
             users = ("*", "@company")
             await front.admit("crm", CallerScope.TOKENS, CallerScope.GRANTS, users=users, key=KEY)

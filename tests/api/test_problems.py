@@ -230,7 +230,7 @@ async def test_a_crash_is_a_problem_with_the_request_id_and_none_of_its_detail(
     assert (record.name, record.message) == ("service.api.middleware", "a request crashed")
     assert record.exc_info is not None
     metrics = (await front.client.get("/metrics")).text
-    assert 'token_broker_token_requests_total{outcome="internal_error"} 1.0' in metrics
+    assert 'token_broker_token_requests_total{outcome="internal_error",source="none"} 1.0' in metrics
     monkeypatch.undo()
     assert (await front.client.get("/healthz")).status_code == 200
 

@@ -43,20 +43,21 @@ def test_every_target_is_a_command_or_a_file() -> None:
     assert rules == targets()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/operations.md"])
 def test_a_document_names_only_targets_that_exist(document: str) -> None:
     named = {words[0] for words in commands_in(document, "make")}
     assert named
     assert named <= targets()
 
 
-def test_the_readme_names_only_commands_that_exist(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
+def test_a_document_names_only_commands_that_exist(
+    document: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, _, function = project()["project"]["scripts"]["token-broker"].partition(":")
     main = getattr(import_module(module), function)
     missing = []
-    for words in sorted(commands_in("README.md", "token-broker")):
+    for words in sorted(commands_in(document, "token-broker")):
         monkeypatch.setattr(sys, "argv", ["token-broker", *words, "--help"])
         with pytest.raises(SystemExit) as end:
             main()

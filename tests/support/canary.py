@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.telemetry import configure_logging
+from service.logs import configure_logging
 
 MARK = "q7Canary9Zk"
 """In every secret that somebody chose: unlike anything that is meant to be seen."""

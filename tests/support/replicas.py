@@ -32,6 +32,7 @@ from tests.support.memory_stores import (
     MemoryRenewalQueue,
 )
 from tests.support.mortal import Life
+from tests.support.tally import Tally
 from tests.support.virtual_time import VirtualClock
 
 ALICE = GrantId("versature", "alice")
@@ -109,6 +110,7 @@ class House:
     audit: MemoryAuditStore = field(init=False, default_factory=MemoryAuditStore)
     on_the_lane: int = 0
     lost: Counter[str] = field(init=False, default_factory=Counter)
+    tally: Tally = field(init=False, default_factory=Tally)
 
     def __post_init__(self) -> None:
         self.server = FakeAuthorizationServer(self.clock, rotation=self.rotation)
@@ -149,6 +151,7 @@ class House:
             self.policy,
             lambda: self.jitter,
             self,
+            observer=self.tally,
         )
         authorization = Authorization(
             ports.requests,

@@ -299,6 +299,7 @@ async def test_an_event_of_nobody_in_particular_is_a_strangers(audit: Audit, row
 async def test_events_and_finished_minutes_are_told_to_the_log(
     audit: Audit, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    audit.name_user = lambda user: f"somebody of {len(user)} letters"
     caplog.set_level(logging.INFO, logger="service.core.audit")
     acting.set(Actor("ops", "request-1"))
     await audit.note(Action.REVOKED, grant=ALICE, code="pending")
@@ -312,7 +313,7 @@ async def test_events_and_finished_minutes_are_told_to_the_log(
     names = ("action", "caller", "application", "user", "subject", "code", "times")
     lines = [{name: vars(record)[name] for name in names if name in vars(record)} for record in caplog.records]
     assert {record.getMessage() for record in caplog.records} == {"audit"}
-    alice = {"application": "versature", "user": "alice"}
+    alice = {"application": "versature", "user": "somebody of 5 letters"}
     assert lines == [
         {"action": "revoked", "caller": "ops", **alice, "code": "pending", "times": 1},
         {"action": "token", "caller": "crm", **alice, "times": 3},

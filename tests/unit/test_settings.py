@@ -69,6 +69,7 @@ DEFAULTS: dict[str, object] = {
     "broker_drain_seconds": 15,
     "broker_log_level": "info",
     "broker_log_format": "json",
+    "broker_log_users": "hash",
 }
 
 
@@ -170,6 +171,7 @@ WRONG: dict[str, list[str]] = {
     "BROKER_DRAIN_SECONDS": ["-1", "3601"],
     "BROKER_LOG_LEVEL": ["loud", "INFO", "trace"],
     "BROKER_LOG_FORMAT": ["xml"],
+    "BROKER_LOG_USERS": ["everybody", "HASH"],
 }
 
 
