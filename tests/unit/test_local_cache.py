@@ -1,5 +1,6 @@
 """Access tokens in this process's memory."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from service.core.local_cache import LocalCache
@@ -112,7 +113,7 @@ def test_during_a_flight_nobody_is_served_without_a_thought_whatever_is_confirme
 
 def test_whoever_holds_on_to_an_entry_sees_that_it_is_gone() -> None:
     cache = LocalCache(timedelta(seconds=5), max_entries=1)
-    ends = (
+    ends: tuple[Callable[[], None], ...] = (
         lambda: cache.drop(grant(1)),
         lambda: cache.bury(grant(1), 0),
         lambda: cache.put(grant(1), token(2), NOON),
