@@ -128,7 +128,9 @@ async def test_what_is_done_at_the_command_line_is_done_by_the_command_line(tmp_
 
 
 async def test_an_audit_line_is_one_json_object_with_the_requests_id(tmp_path: Path, versature: Versature) -> None:
-    terminal = Terminal(tmp_path, {**await prepared(tmp_path, versature), "BROKER_LOG_FORMAT": "json"})
+    terminal = Terminal(
+        tmp_path, {**await prepared(tmp_path, versature), "BROKER_LOG_FORMAT": "json", "BROKER_LOG_USERS": "plain"}
+    )
     process = await terminal.start("serve")
     assert process.stderr is not None
     try:
