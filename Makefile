@@ -36,7 +36,7 @@ test-browser: $(DEV)  ## the connect flow in a real Chromium
 	@$(BIN)/python -m pytest -m browser tests/e2e
 
 test-crash: $(DEV)  ## the crash matrix: processes killed, servers lost, answers dropped
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash tests/crash
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash
 
 check: lint  ## formatting, lint, types, import rules, security, drift of API and schema
 	@$(BIN)/python -m pytest -q tests/house

@@ -37,6 +37,8 @@ from tests.support.fleet import prepare
 from tests.support.servers import Server, new_database
 from tests.support.versatures import Versature, versature_process
 
+pytestmark = pytest.mark.crash  # kills a rotation half-way, and takes its time
+
 OLD = "old:" + base64.b64encode(b"o" * 32).decode()
 NEW = "new:" + base64.b64encode(b"n" * 32).decode()
 GRANTS = int(os.environ.get("ROTATED_GRANTS", "2000"))
