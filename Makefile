@@ -35,7 +35,7 @@ test-browser: $(DEV)  ## the connect flow in a real Chromium
 		|| { echo "make test-browser needs chromium on PATH: install your system's package (Debian: apt-get install chromium)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -m browser tests/e2e
 
-test-crash: $(DEV)  ## the crash matrix: processes killed, servers lost, answers dropped
+test-crash: $(DEV)  ## the crash matrix and long traffic: processes killed, servers lost, answers dropped
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash
 
 check: lint  ## formatting, lint, types, import rules, security, drift of API and schema

@@ -18,7 +18,7 @@ from service.core.records import EscrowEntry
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = timedelta(milliseconds=50)
+TIMEOUT = timedelta(milliseconds=250)
 CONNECT_TIMEOUT = timedelta(milliseconds=250)
 TURN_TIMEOUT = timedelta(milliseconds=500)
 """How long to wait for a connection: when the database goes away, many answers come to be kept at once."""

@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.fleet import running_fleet
 from tests.support.servers import Server
 
@@ -17,6 +19,7 @@ USERS = int(os.environ.get("USERS", "60"))
 LIFE = float(os.environ.get("LIFE", "6"))
 
 
+@pytest.mark.crash
 async def test_active_users_cost_one_call_per_renewal_interval_and_hardly_ever_wait(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:

@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.fleet import running_fleet
 from tests.support.servers import Server
 
@@ -13,6 +15,7 @@ USERS = 40
 LIFE = 5
 
 
+@pytest.mark.crash
 async def test_random_traffic_over_three_replicas_gets_only_tokens_that_work(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:
@@ -25,14 +28,19 @@ async def test_random_traffic_over_three_replicas_gets_only_tokens_that_work(
 
         async def replace_rejected(user: str, token: str) -> None:
             """The background renewed it just after it was handed out, and this provider ends the old one at once."""
-            reported[user] += 1
-            client = random.choice(fleet.brokers).client
-            newer = await client.post(f"/tokens/{user}/rejected", json={"access_token": token})
-            if newer.status_code == 429:  # reported twice within the interval
-                return
-            assert newer.status_code == 200, newer.text
-            bearer = {"Authorization": f"Bearer {newer.json()['access_token']}"}
-            assert (await fleet.sandbox.client.get("/api/whoami/", headers=bearer)).status_code == 200
+            for _ in range(3):  # on a machine that stalls for seconds the next renewal can be due by then
+                reported[user] += 1
+                client = random.choice(fleet.brokers).client
+                newer = await client.post(f"/tokens/{user}/rejected", json={"access_token": token})
+                if newer.status_code == 429:  # reported twice within the interval
+                    return
+                assert newer.status_code == 200, newer.text
+                assert newer.json()["access_token"] != token, "the rejected token was handed out again"
+                token = newer.json()["access_token"]
+                bearer = {"Authorization": f"Bearer {token}"}
+                if (await fleet.sandbox.client.get("/api/whoami/", headers=bearer)).status_code == 200:
+                    return
+            raise AssertionError(f"three reports brought {user} no token that works")
 
         async def traffic(user: str) -> None:
             while time.monotonic() < ends_at:

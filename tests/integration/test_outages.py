@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
+import pytest
 from redis import Redis
 
 from tests.support.brokers import broker_process, free_port
 from tests.support.fleet import Fleet, running_fleet
 from tests.support.servers import Server, postgres_server, redis_server
+
+pytestmark = pytest.mark.crash
 
 USERS = [f"user{number}" for number in range(20)]
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.brokers import Broker, broker_process, client_of, environment, furnish, settings_from
 from tests.support.versatures import Versature, versature_process
@@ -71,6 +72,7 @@ async def _holds_a_working_token_after_one_redemption(versature: Versature, brok
     return await versature.whose(answer.json()["access_token"]) == user
 
 
+@pytest.mark.crash
 async def test_only_working_tokens_for_a_minute_from_two_brokers_though_each_renewal_ends_the_token_before(
     tmp_path: Path,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
+import pytest
 
 from service.container import build
 from service.core.model import GrantId
@@ -79,6 +80,7 @@ def _problems(answers: Sequence[httpx.Response]) -> set[tuple[int, str]]:
     return {(answer.status_code, answer.json()["code"]) for answer in answers}
 
 
+@pytest.mark.crash
 async def test_a_wrong_secret_or_id_or_url_marks_none_of_1000_grants_and_all_work_when_it_is_right_again(
     tmp_path: Path,
 ) -> None:
