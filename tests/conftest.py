@@ -1,6 +1,8 @@
+import gc
 from collections.abc import Generator, Iterator
 
 import pytest
+from fastapi.dependencies import models
 
 from tests.support.canary import MARK
 from tests.support.servers import Server, postgres_server, redis_server
@@ -15,6 +17,20 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"a token or code of the provider is in: {', '.join(places)}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_garbage_collections() -> Iterator[None]:
+    """FastAPI's caches keep the last thousands of endpoints alive, each with its whole application.
+
+    A service has one application, tests have hundreds: looking through all of them stops a test for seconds.
+    """
+    yield
+    for cached in vars(models).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
