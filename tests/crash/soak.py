@@ -31,6 +31,8 @@ DEADLINE, LEASE, TAKEOVER, WAIT = 3, 6, 3, 3
 ROUND_SECONDS = 1.0
 ANSWER_ON_ITS_WAY_SECONDS = float(DEADLINE)
 """At most so long before the kill the provider acted: no request takes longer than the deadline."""
+SENT_BEFORE_READ_AFTER_SECONDS = 1.0
+"""At most so long after it: what a process has sent is still read when that process is gone."""
 SETTLING_SECONDS = 60
 
 
@@ -150,9 +152,12 @@ class Soak:
         assert not waiting, f"neither a token nor a loss: {sorted(waiting)[:5]}"
 
     async def _was_killed_for(self, user: str) -> bool:
-        """Whether a kill came right after the last answer that the provider gave for *user*."""
+        """Whether a kill came between the last request for *user* and the moment its answer could be saved."""
         issued = [call["at"] for call in await self.versature.redemptions(user) if call["outcome"] == "issued"]
-        return bool(issued) and any(0 <= kill - max(issued) <= ANSWER_ON_ITS_WAY_SECONDS for kill in self.summary.kills)
+        return bool(issued) and any(
+            -SENT_BEFORE_READ_AFTER_SECONDS <= kill - max(issued) <= ANSWER_ON_ITS_WAY_SECONDS
+            for kill in self.summary.kills
+        )
 
     async def _history(self, user: str) -> list[str]:
         calls = (await self.versature.redemptions(user))[-3:]
