@@ -101,7 +101,7 @@ def build(
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
-        rotation=_rotation(SqlSealedRows(database), keyring, core, ports, clock),
+        rotation=_rotation(SqlSealedRows(database), keyring, core, ports, audit, clock),
         services=services,
         core=core,
         durability=database_health.durability,
@@ -116,9 +116,12 @@ def build(
     )
 
 
-def _rotation(sealed: SqlSealedRows, keyring: AesKeyring, core: Core, ports: Ports, clock: Clock) -> Rotation:
+def _rotation(
+    sealed: SqlSealedRows, keyring: AesKeyring, core: Core, ports: Ports, audit: Audit, clock: Clock
+) -> Rotation:
     escrows = {"the spool folder": ports.spool} | ({"Redis": ports.copy} if ports.copy is not None else {})
-    return Rotation(sealed, keyring, Stock(sealed, escrows, keyring, core.vault), clock, core.recovery.replay)
+    stock = Stock(sealed, escrows, keyring, core.vault)
+    return Rotation(sealed, keyring, stock, audit, clock, core.recovery.replay)
 
 
 def _database(settings: Settings, clock: Clock) -> Database:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ log = logging.getLogger(__name__)
 
 MINUTE = timedelta(minutes=1)
 MOST_REFUSALS = 1_000
-"""Different refusals that one process tells apart in a minute; the others are counted together."""
+"""Different refusals that one process tells apart in a minute; the others are counted together by caller."""
 
 MOST_HANDOUTS = 100_000
 MOST_WAITING = 300_000
 """Rows that wait in memory for a database that is away; beyond it the oldest are given up, and counted."""
 
 FORGOTTEN_AT_ONCE = 5_000
+TOLD_AT_ONCE = 100
+"""Lines of the log in a row, some milliseconds of work; then requests have their turn."""
 
 STRANGER = "-"
 """The caller of a request without a valid key."""
@@ -64,6 +67,7 @@ class Action(StrEnum):
     CALLER_REMOVED = "caller_removed"
     KEY_ADDED = "key_added"
     KEY_REMOVED = "key_removed"
+    KEYS_ROTATED = "keys_rotated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class Audit:
         self._refusals = 0
         self._changed: set[_Key] = set()
         self._waiting: dict[str, AuditEntry] = {}
-        self._finished: list[AuditEntry] = []
+        self._finished: deque[AuditEntry] = deque()
         self._events = 0
         self.given_up = 0
 
@@ -157,7 +161,7 @@ class Audit:
         if key not in self._counts:
             self._refusals += 1
             if self._refusals > MOST_REFUSALS:
-                key = (STRANGER, Action.REFUSED, None, None, code)
+                key = (caller, Action.REFUSED, None, None, code)
         self._count(key)
 
     async def note(
@@ -192,20 +196,30 @@ class Audit:
         self._waiting.pop(entry.id, None)
 
     async def flush(self) -> None:
-        """Write down what was counted since the last time.
+        """Write down what was counted since the last time, and tell the log of the minutes that are over.
 
         Raises:
-            StoreUnavailable: it waits for the next flush.
+            StoreUnavailable: the rows wait for the next flush; the log has been told.
         """
         self._turn_the_minute()
         self._gather()
-        finished, self._finished = self._finished, []
-        for entry in finished:
-            self._tell(entry)
+        try:
+            await self._write()
+        finally:
+            await self._tell_the_finished()
+
+    async def _write(self) -> None:
         sent = dict(self._waiting)
         if sent:
             await self._store.put(list(sent.values()))
             self._waiting = {id_: entry for id_, entry in self._waiting.items() if sent.get(id_) is not entry}
+
+    async def _tell_the_finished(self) -> None:
+        """A line for each count, however many there are, without keeping requests waiting for all of them."""
+        while self._finished:
+            for _ in range(min(TOLD_AT_ONCE, len(self._finished))):
+                self._tell(self._finished.popleft())
+            await asyncio.sleep(0)
 
     async def forget(self, after: timedelta) -> None:
         """Remove what is older than *after*, a bounded piece at a time.
@@ -218,7 +232,9 @@ class Audit:
             forgotten = await self._store.forget(before, limit=FORGOTTEN_AT_ONCE)
 
     async def drain(self, timeout: timedelta) -> int:
-        """Write what is left, within *timeout*; returns how many entries are then lost."""
+        """Write what is left, within *timeout*; returns how many entries are then lost. The log learns all counts."""
+        self._turn_the_minute()
+        self._finish_counts()
         try:
             await asyncio.wait_for(self.flush(), timeout.total_seconds())
         except (StoreUnavailable, TimeoutError):
@@ -234,10 +250,13 @@ class Audit:
         if (now := self._clock.now()) < self._minute + MINUTE:
             return
         self._gather()
-        self._finished += [self._entry(key, count) for key, count in self._counts.items()]
+        self._finish_counts()
         self._minute, self._refusals = _minute_of(now), 0
         self._counts.clear()
         self._ids.clear()
+
+    def _finish_counts(self) -> None:
+        self._finished += [self._entry(key, count) for key, count in self._counts.items()]
 
     def _count(self, key: _Key, times: int = 1) -> None:
         self._counts[key] = self._counts.get(key, 0) + times

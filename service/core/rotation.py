@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
+from service.core.audit import Action, Audit
 from service.core.clock import Clock
 from service.core.errors import KeyUnavailable, StoreUnavailable
 from service.core.inventory import Inventory, Stock
@@ -64,11 +65,13 @@ class Rotation:
         rows: SealedRows,
         keyring: NamedKeyring,
         stock: Stock,
+        audit: Audit,
         clock: Clock,
         replay: Callable[[], Awaitable[None]],
     ) -> None:
         """*replay* brings in what waits in escrow: it would put secrets back that are sealed with an older key."""
-        self._rows, self._keyring, self._stock, self._clock, self._replay = rows, keyring, stock, clock, replay
+        self._rows, self._keyring, self._stock, self._audit = rows, keyring, stock, audit
+        self._clock, self._replay = clock, replay
 
     async def status(self) -> Inventory:
         """What is sealed with which key now.
@@ -81,11 +84,14 @@ class Rotation:
     async def run(self, pace: Pace) -> Outcome:
         """Seal anew what is not under the first key. What does not open is counted and left as it is.
 
+        The audit learns of it at the beginning: one that is killed has done something too.
+
         Raises:
             StoreUnavailable: the database was away for longer than a few seconds; what is done stays done.
             AnotherKey: the first key is not the one that has sealed under its name.
         """
         await self._check_first_key()
+        await self._audit.note(Action.KEYS_ROTATED, subject=self._keyring.key_ids[0])
         outcome = Outcome()
         for _ in range(MOST_PASSES):
             await self._patiently(self._replay)

@@ -14,6 +14,7 @@ import pytest
 from service.container import AUDIT_EVERY
 from tests.integration.terminal import Terminal
 from tests.support.brokers import (
+    SEALING_KEY,
     Broker,
     broker_process,
     client_of,
@@ -106,6 +107,7 @@ async def test_what_is_done_at_the_command_line_is_done_by_the_command_line(tmp_
     await terminal.type("grants revoke alice")
     await terminal.type("callers remove crm")
     await terminal.type("applications remove sales")
+    await terminal.type("keys rotate")
     with contextlib.closing(sqlite3.connect(tmp_path / "broker.db")) as connection:
         found = connection.execute(
             "SELECT caller, action, application, user, subject, code, request_id FROM audit ORDER BY at"
@@ -123,6 +125,7 @@ async def test_what_is_done_at_the_command_line_is_done_by_the_command_line(tmp_
         ("revoked", "alice", "", "not_configured"),
         ("caller_removed", None, "crm", None),
         ("application_removed", None, "sales", None),
+        ("keys_rotated", None, SEALING_KEY.partition(":")[0], None),
     ]
     assert found[4][4].endswith("instead of all others")
 

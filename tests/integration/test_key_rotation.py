@@ -253,7 +253,9 @@ async def _seal_to_and_fro(ground: Ground, ends_at: float, *keys: str) -> _Slow:
     async with ground.container(*keys) as container:
         rows = _Slow(container.database, ends_at)
         stock = Stock(rows, {}, keyring, container.core.vault)
-        rotation = Rotation(rows, keyring, stock, container.clock, container.core.recovery.replay)
+        rotation = Rotation(
+            rows, keyring, stock, container.services.audit, container.clock, container.core.recovery.replay
+        )
         with contextlib.suppress(_Over):
             while True:
                 assert not (await rotation.run(Pace(per_second=100_000))).stuck

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.core.audit import Action, Audit
 from service.core.errors import KeyUnavailable, StoreUnavailable
 from service.core.inventory import Holding, Inventory, Stock
 from service.core.model import GrantId
@@ -68,7 +69,9 @@ async def roll(house: House, replica: Replica) -> Roll:
     rows = MemorySealedRows(house.grants, house.requests, house.rows)
     vault = Vault(house.keyring, Policy(), lambda: 0.0)
     stock = Stock(rows, {"the spool folder": replica.spool, "Redis": house.copy}, house.keyring, vault)
-    return Roll(house, replica, rows, Rotation(rows, house.keyring, stock, house.clock, replica.recovery.replay))
+    audit = Audit(house.audit, house.clock)
+    rotation = Rotation(rows, house.keyring, stock, audit, house.clock, replica.recovery.replay)
+    return Roll(house, replica, rows, rotation)
 
 
 def ids_of_everything(key_id: str) -> dict[str, set[str]]:
@@ -183,6 +186,19 @@ async def test_a_database_that_stays_away_ends_the_run_and_the_next_one_finishes
     roll.rows.away_for = set()
     assert (await roll.rotation.run(FAST)).resealed.total() == 6 - 3
     assert await roll.ids() == ids_of_everything("k2")
+
+
+async def test_a_run_that_is_killed_half_way_has_left_its_entry_in_the_audit(roll: Roll) -> None:
+    def go_away() -> None:
+        roll.rows.away_for = {"replace"} if roll.rows.calls["replace"] == 3 else set()
+
+    roll.rows.before_replacing = go_away
+    with pytest.raises(StoreUnavailable):
+        await roll.rotation.run(Pace(batch=1))
+    assert [(entry.action, entry.subject) for entry in roll.house.audit.rows.values()][-1] == (
+        Action.KEYS_ROTATED,
+        "k2",
+    )
 
 
 async def test_two_runs_at_once_share_the_work(roll: Roll) -> None:
