@@ -36,7 +36,6 @@ class HotLane:
                     if found.answers_for != found.expires_in:
                         _render(found)
                     headers, body = cast(Rendered, found.answer)
-                    request_id = b"%032x" % random.getrandbits(128)
                     await send(
                         {
                             "type": "http.response.start",

@@ -167,6 +167,10 @@ class Directory:
             raise InvalidApiKey("This API key has expired.")
         return identity
 
+    def is_current(self, identity: Identity) -> bool:
+        """Whether nothing was read anew since *identity* was told: it and all that was judged by it still hold."""
+        return self._identities.get(identity.key.digest) is identity
+
     def application(self, name: str) -> Application:
         """The application of that name.
 

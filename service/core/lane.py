@@ -14,6 +14,8 @@ from service.core.model import AccessToken, GrantId
 
 MOST_PASSES = 200_000
 LARGEST_TOKEN = 16 * 1024
+LONGEST_ADDRESS = 1024
+"""Bytes of path and query; who asks in more words is not remembered, or many such words would fill the memory."""
 
 PassKey = tuple[bytes, bytes, bytes]
 """SHA-256 of the API key, the path and the query, as they came."""
@@ -76,9 +78,15 @@ class Lane:
         token: AccessToken,
         min_ttl: timedelta | None,
     ) -> None:
-        """*identity* was just given *token* for *grant*; let its like be answered at once for as long as it may."""
+        """*identity* was just given *token* for *grant*; let its like be answered at once for as long as it may.
+
+        It was judged before it had to wait. If the directory was read anew meanwhile, its key may have ended or its
+        rights be others, and the next request is judged first.
+        """
         entry = self._local.peek(grant)
-        if entry is None or entry.token != token or len(token.value) > LARGEST_TOKEN:
+        if entry is None or entry.token != token or not self._directory.is_current(identity):
+            return
+        if len(token.value) > LARGEST_TOKEN or len(path) + len(query) > LONGEST_ADDRESS:
             return
         until = satisfied_until(token, min_ttl).timestamp()
         if identity.key.expires_at is not None:
