@@ -108,12 +108,14 @@ class Directory:
         await wait_for_flight(task, self._policy.wait)
 
     async def catch_up(self) -> None:
-        """The same as `check`, where a database that takes too long counts as away.
+        """Know of every change that was made before this was called; a database that takes too long counts as away.
 
         Raises:
             StoreUnavailable: what was read before stays in force.
         """
         try:
+            if self._checks.running(None):
+                await self.check()  # it may have looked before the change
             await self.check()
         except TimeoutError:
             raise StoreUnavailable from None
@@ -143,8 +145,8 @@ class Directory:
         if self._checked_at is not None and self._clock.now() - self._checked_at < age_limit:
             return
         try:
-            await self.catch_up()
-        except StoreUnavailable:
+            await self.check()
+        except (StoreUnavailable, TimeoutError):
             if not self.is_loaded:
                 raise StoreUnavailable("The callers have not been read yet.") from None
 

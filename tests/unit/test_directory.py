@@ -6,10 +6,12 @@ from datetime import timedelta
 import pytest
 
 from service.core.digests import secret_digest
-from service.core.directory import ADMIN, may_ask_for, needed_grant_type, require_scope
+from service.core.directory import ADMIN, Directory, may_ask_for, needed_grant_type, require_scope
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
 from service.core.model import COMPANY, Caller, GrantType, Scope
-from service.core.records import ApiKey
+from service.core.policy import Policy
+from service.core.records import ApiKey, DirectoryRows
+from tests.support.memory_stores import MemoryDirectoryStore
 from tests.support.replicas import House, Replica, application
 
 USERS, COMPANYS = GrantType.AUTHORIZATION_CODE, GrantType.CLIENT_CREDENTIALS
@@ -107,6 +109,31 @@ async def test_concurrent_callers_share_one_question(house: House, replica: Repl
     await admit(house)
     await asyncio.gather(*(replica.directory.identify("vtb_crm") for _ in range(50)))
     assert (house.rows.calls["version"], house.rows.calls["load"]) == (1, 1)
+
+
+class SlowRows(MemoryDirectoryStore):
+    """What it answers is a second old."""
+
+    async def load(self) -> DirectoryRows:
+        rows = await super().load()
+        await asyncio.sleep(1)
+        return rows
+
+
+async def test_who_catches_up_is_not_content_with_what_others_read_before(house: House) -> None:
+    rows = SlowRows()
+    directory = Directory(rows, house.clock, Policy(), default_application=None, admin_key=None)
+    for name in ("crm", "billing"):
+        key = ApiKey(secret_digest(f"vtb_{name}"), name)
+        assert await rows.add_caller(Caller(name, frozenset({Scope.TOKENS}), ("*",), ("*",)), key)
+    reading = asyncio.create_task(directory.check())
+    await asyncio.sleep(0.5)
+    await rows.remove_caller("crm")
+    await directory.catch_up()
+    await reading
+    assert [caller.name for caller in directory.callers] == ["billing"]
+    with pytest.raises(InvalidApiKey):
+        await directory.identify("vtb_crm")
 
 
 async def test_nothing_is_read_again_while_the_version_stands(house: House, replica: Replica) -> None:
