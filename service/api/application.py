@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service import __version__
-from service.api import applications, audit, callers, connect, grants, ops, tokens
+from service.api import applications, audit, callers, connect, grants, ops, swagger, tokens
 from service.api.deps import WrongFields, field_errors, services
 from service.api.documentation import TAGS, document
 from service.api.problems import problem_response
@@ -43,7 +43,7 @@ REFUSALS = (InvalidApiKey, NotAllowed, RateLimited, RejectedTooOften)
 _ABOUT_USERS = (NotAllowed, RejectedTooOften)  # the others come before anybody looked at the user's form
 
 Routes = Literal["all", "internal", "public"]
-_CALLS = (tokens.router, grants.router, callers.router, applications.router, audit.router, ops.router)
+_CALLS = (tokens.router, grants.router, callers.router, applications.router, audit.router, ops.router, swagger.router)
 _ROUTERS: dict[str, tuple[APIRouter, ...]] = {
     "all": (*_CALLS, ops.health_router, connect.router),
     "internal": (*_CALLS, ops.health_router),
@@ -61,12 +61,11 @@ def build_api(routes: Routes, *, lifespan: Callable[[FastAPI], Any] | None = Non
         "openapi_tags": TAGS,
         "lifespan": lifespan,
         "redirect_slashes": False,
-        "swagger_ui_parameters": {"persistAuthorization": True, "tryItOutEnabled": True},
     }
     app = (
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **options)
         if public
-        else FastAPIOffline(redoc_url=None, **options)
+        else FastAPIOffline(docs_url=None, redoc_url=None, **options)
     )
     app.state.routers = _ROUTERS[routes]
     for router in _ROUTERS[routes]:

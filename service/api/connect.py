@@ -7,12 +7,14 @@ from starlette.responses import RedirectResponse, Response
 
 from service.api.deps import House
 from service.api.pages import page, problem_page
-from service.core.errors import BrokerError, StoreUnavailable
+from service.core.errors import BrokerError, InvalidAuthorizationRequest, StoreUnavailable
 from service.core.records import AuthorizationRequest
 from service.core.services import Services
 
 COOKIE_SECONDS = 600
 RETRY_SECONDS = 2
+_BY_A_PERSON = frozenset({"same-origin", "none"})
+"""Where browsers say that a request comes from: our own page, or nobody else's."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -35,9 +37,14 @@ async def show_ticket(request: Request, ticket: str, house: House) -> Response:
 
 @router.post("/connect/{ticket}")
 async def depart(request: Request, ticket: str, house: House) -> Response:
-    """Send the browser to the provider, bound by a cookie."""
+    """Send the browser to the provider, bound by a cookie; only from the page that says who will be connected.
+
+    Else a foreign page could press the button for somebody who is logged in at the provider and suspects nothing.
+    """
     name, secure = _cookie(house)
     try:
+        if request.headers.get("sec-fetch-site", "none") not in _BY_A_PERSON:
+            raise InvalidAuthorizationRequest("Another page tried to start this login. Open your link itself.")
         departure = await house.authorization.depart(ticket, request.cookies.get(name))
     except BrokerError as error:
         return _problem_page(request, error)

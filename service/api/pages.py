@@ -22,15 +22,20 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 
+HARMLESS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""What every page tells a browser, whatever its policy allows."""
+
 # `form-action` is left out on purpose: browsers apply it to the whole chain of redirects that follows the form, and
 # where the provider's login leads is not ours to know. The pages show nothing that is not escaped.
 _HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
     "frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
+    **HARMLESS,
 }
 
 _WHAT_TO_DO = {

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ from service.core.steps import Step, Witness, nobody
 from service.core.vault import verifier_place
 
 log = logging.getLogger(__name__)
+
+_OURS = re.compile(r"[A-Za-z0-9_-]{43}")
+"""How cookies of ours look: `secrets.token_urlsafe(32)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Authorization:
         request = await self.look_up(ticket)
         application = self._directory.application(request.grant.application)
         state = secrets.token_urlsafe(32)
-        cookie = cookie if cookie is not None and len(cookie) == len(state) else secrets.token_urlsafe(32)
+        cookie = cookie if cookie is not None and _OURS.fullmatch(cookie) else secrets.token_urlsafe(32)
         verifier = secrets.token_urlsafe(48) if application.pkce else None
         started = await self._requests.start(
             request.ticket_digest,

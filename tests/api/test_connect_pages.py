@@ -178,6 +178,19 @@ async def test_the_button_sends_the_browser_to_the_provider_with_a_cookie(front:
     assert attributes == {"path": "/", "max-age": "600", "httponly": True, "samesite": "lax"}
 
 
+@pytest.mark.parametrize(("site", "goes_on"), [("cross-site", False), ("same-site", False), ("same-origin", True)])
+async def test_the_button_is_pressed_on_our_own_page_or_not_at_all(front: Front, site: str, goes_on: bool) -> None:
+    link = await invite(front.broker, "alice")
+    before = await rows(front)
+    answer = await front.bare("POST", link, {"Sec-Fetch-Site": site})
+    if goes_on:
+        assert answer.status_code == 303
+    else:
+        is_problem_page(answer, 400, "invalid_authorization_request")
+        assert "Set-Cookie" not in answer.headers
+        assert await rows(front) == before
+
+
 async def test_on_https_the_cookie_is_secure_and_bound_to_the_host(tmp_path: Path) -> None:
     async with front_in(tmp_path, BROKER_PUBLIC_URL=f"{PUBLIC}/") as front:
         link = await invite(front.broker, "alice")

@@ -1,9 +1,12 @@
 """The OpenAPI document, what runs behind it, and which routes exist at all."""
 
 import asyncio
+import base64
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -251,6 +254,24 @@ async def test_swagger_ui_loads_nothing_from_outside(front: Front) -> None:
     assert "/openapi.json" in docs.text
 
 
+async def test_swagger_ui_runs_its_own_script_only_is_not_framed_and_keeps_no_key(front: Front) -> None:
+    docs = await front.bare("GET", "/docs")
+    headers = {
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+    assert {name: docs.headers.get(name) for name in headers} == headers
+    policy = dict(part.strip().partition(" ")[::2] for part in docs.headers["Content-Security-Policy"].split(";"))
+    [script] = re.findall("<script>(.*?)</script>", docs.text, re.DOTALL)
+    assert policy["script-src"] == f"'self' 'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'"
+    for kind in ("default-src", "base-uri", "form-action", "frame-ancestors"):
+        assert policy[kind] == "'none'", kind
+    assert policy["connect-src"] == "'self'"
+    assert '"persistAuthorization": true' not in docs.text
+
+
 OPERATORS = {"/readyz", "/metrics", "/problems/conflict", "/docs", "/openapi.json"}
 CALLS = {"/tokens/a", "/tokens/a/rejected", "/grants", "/grants/a", "/grants/a/connect", "/me"}
 MANAGED = {
@@ -260,7 +281,7 @@ MANAGED = {
 }
 BROWSERS = {"/connect/ticket", "/connect/done", "/oauth/callback"}
 ASSET = "/static-offline-docs/swagger-ui-bundle.js"
-EVERYTHING = {"/healthz", ASSET, "/docs/oauth2-redirect"} | OPERATORS | CALLS | MANAGED | BROWSERS
+EVERYTHING = {"/healthz", ASSET} | OPERATORS | CALLS | MANAGED | BROWSERS
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NOTHING_THERE = (404, "not_found")
 EXPOSED = {

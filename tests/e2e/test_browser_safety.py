@@ -62,6 +62,7 @@ async def test_no_page_runs_script_is_framed_or_tells_where_it_was(stage: Stage,
         assert (title == "run", cookie) == (False, ""), heading
         phone.complaints.clear()  # Chromium tells that it did not run the script, and of the status
     await assert_no_frame_shows(phone.page, next(iter(kinds.values())))
+    await assert_no_frame_shows(phone.page, f"{stage.broker.base_url}/docs")
 
 
 async def assert_no_frame_shows(page: Page, address: str) -> None:
@@ -73,6 +74,26 @@ async def assert_no_frame_shows(page: Page, address: str) -> None:
     [frame] = page.frames[1:]
     assert frame.url == "chrome-error://chromewebdata/"
     assert "to Versature" not in await frame.content()
+    await page.unroute("**/framing")
+
+
+async def test_a_foreign_page_cannot_press_the_button_for_a_person(stage: Stage, phone: Phone) -> None:
+    """The page says who will be connected to whom; whoever is sent past it was not warned."""
+    link, elsewhere = await invite(stage.broker, "pressed"), "http://127.0.0.1:9/trap"
+
+    async def trap(route: Route) -> None:
+        form = f'<form method="post" action="{link}"><button>You have won</button></form>'
+        await route.fulfill(body=form, content_type="text/html")
+
+    await phone.page.route(elsewhere, trap)
+    await phone.page.goto(elsewhere)
+    await phone.page.get_by_role("button").click()
+    await phone.sees("This login cannot be completed")
+    assert urlsplit(phone.page.url).netloc == urlsplit(stage.broker.base_url).netloc
+    assert await phone.context.cookies() == []
+    await phone.depart(link)
+    await phone.decide("alice")
+    await phone.sees("You are connected")
 
 
 async def test_neither_the_provider_nor_the_service_hears_where_the_browser_came_from(

@@ -195,7 +195,8 @@ async def test_two_tabs_of_one_browser_do_not_void_each_other(house: House) -> N
 
 
 async def test_a_cookie_that_is_not_ours_is_replaced(house: House) -> None:
-    assert (await (await traveller(house)).depart("short")).cookie != "short"
+    for strange in ("short", "x" * 42 + "\n", "ü" * 43, "x" * 42 + ";"):
+        assert (await (await traveller(house)).depart(strange)).cookie != strange
 
 
 async def test_a_link_lives_ten_minutes_and_until_it_is_completed(house: House) -> None:
