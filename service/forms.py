@@ -13,11 +13,11 @@ from sqlalchemy import make_url
 
 from service.core.errors import InvalidRequest
 from service.core.model import SealingKey
+from service.core.origins import origin_of
 from service.core.registration import check_url
 
 KEY_BYTES = 32
 KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def split(value: object) -> object:
@@ -79,12 +79,10 @@ def check_redis_url(value: str) -> str:
 
 def read_origin(value: str) -> str:
     """Scheme, host and port, as URLs with the scheme's own port or without it are compared (RFC 6454)."""
-    parts = urlsplit(read_url(value))
-    if parts.path.strip("/") or parts.query:
+    parts, origin = urlsplit(read_url(value)), origin_of(value)
+    if parts.path.strip("/") or parts.query or origin is None:
         raise ValueError("an origin is scheme://host[:port] and nothing more")
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    own_port = parts.port in {None, _DEFAULT_PORTS[parts.scheme]}
-    return f"{parts.scheme}://{host}" if own_port else f"{parts.scheme}://{host}:{parts.port}"
+    return origin
 
 
 def read_network(value: str) -> str:

@@ -15,7 +15,13 @@ from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, R
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.names import check_name, check_pattern
 from service.core.records import ApiKey, KeyAddition
-from service.core.registration import Registration, RegistrationChanges, apply_changes, seal_registration
+from service.core.registration import (
+    Registration,
+    RegistrationChanges,
+    apply_changes,
+    revocable_at_home,
+    seal_registration,
+)
 from service.core.vault import Vault
 
 KEY_PREFIX = "vtb_"
@@ -61,10 +67,10 @@ class Administration:
 
         Raises:
             Conflict: the name is taken.
-            InvalidRequest: see `seal_registration`.
+            InvalidRequest: see `seal_registration` and `revocable_at_home`.
         """
         registration = replace(registration, base_url=registration.base_url or self._base_url)
-        application = seal_registration(registration, self._vault)
+        application = revocable_at_home(seal_registration(registration, self._vault))
         if application.name in self._reserved:
             raise Conflict(_SETTINGS_OWN)
         if not await self._store.add_application(application):

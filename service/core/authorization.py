@@ -24,6 +24,7 @@ from service.core.errors import (
 )
 from service.core.exchange import CodeExchange
 from service.core.model import Application, Caller, GrantId
+from service.core.origins import origin_of
 from service.core.policy import Policy
 from service.core.ports import AuthorizationStore, Keyring
 from service.core.records import AuthorizationRequest
@@ -84,7 +85,7 @@ class Authorization:
         """
         if grant.is_company:
             raise InvalidRequest("The company's own grant needs no login.")
-        if return_to is not None and _origin(return_to) not in self._return_origins:
+        if return_to is not None and origin_of(return_to) not in self._return_origins:
             raise InvalidRequest("return_to leads to an origin that this broker was not allowed to send people to.")
         ticket = secrets.token_urlsafe(32)
         expires_at = self._clock.now() + self._policy.connect_life
@@ -181,19 +182,3 @@ class Authorization:
             raise InvalidAuthorizationRequest("The provider sent the browser back without a code.")
         application = self._directory.application(request.grant.application)
         await self._exchange.redeem(application, request, code, self._redirect_uri)
-
-
-def _origin(url: str) -> str | None:
-    """Scheme, host and port of an absolute http(s) URL that hides nothing; None for anything else."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or "\\" in url:
-            return None
-        own_port = parts.port in {None, {"http": 80, "https": 443}[parts.scheme]}
-        port = "" if own_port else f":{parts.port}"
-    except ValueError:
-        return None
-    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
-        return None
-    host = parts.hostname.lower()
-    return f"{parts.scheme}://[{host}]{port}" if ":" in host else f"{parts.scheme}://{host}{port}"

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from service.core.errors import InvalidRequest
 from service.core.model import Application, GrantType
 from service.core.names import check_name
+from service.core.origins import origin_of
 from service.core.vault import Vault
 
 MAX_TEXT_LENGTH = 1024
@@ -73,14 +74,39 @@ def seal_registration(registration: Registration, vault: Vault) -> Application:
 def apply_changes(application: Application, changes: RegistrationChanges, vault: Vault) -> Application:
     """*application* as *changes* make it; its grants stay bound to whom they were issued to.
 
+    The client secret goes to the token URL and to the revocation URL. Who may change them must know it, or could have
+    it sent to an address of their own.
+
     Raises:
-        InvalidRequest: a text, URL or list is not acceptable.
+        InvalidRequest: a text, URL or list is not acceptable, or the client secret is needed and missing.
     """
     fields: dict[str, Any] = {**changes}
     secret = fields.pop("client_secret", None)
     if secret is not None:
         fields["sealed_secret"] = _seal(application.name, secret, vault)
-    return _checked(replace(application, **fields))
+    changed = _checked(replace(application, **fields))
+    if secret is None and not _receivers(changed) <= _receivers(application):
+        raise InvalidRequest("Give the client secret again, too: it will be sent to another URL.")
+    return revocable_at_home(changed)
+
+
+def _receivers(application: Application) -> set[str]:
+    """Where the client secret and refresh tokens are sent."""
+    return {url for url in (application.token_url, application.revocation_url) if url is not None}
+
+
+def revocable_at_home(application: Application) -> Application:
+    """*application*, if it sends refresh tokens that are to be revoked to where they were issued.
+
+    A grant is bound to a token URL; a revocation URL elsewhere would be a way around that.
+
+    Raises:
+        InvalidRequest: its revocation URL is elsewhere.
+    """
+    revocation_url = application.revocation_url
+    if revocation_url is not None and origin_of(revocation_url) != origin_of(application.token_url):
+        raise InvalidRequest("The revocation URL must have the origin of the token URL.")
+    return application
 
 
 def _seal(name: str, client_secret: str, vault: Vault) -> bytes:

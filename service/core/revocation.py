@@ -4,10 +4,11 @@ import logging
 from datetime import datetime, timedelta
 
 from service.core.clock import Clock
+from service.core.digests import fingerprint
 from service.core.directory import Directory
-from service.core.errors import ApplicationNotFound, BrokerError, GrantNotFound
+from service.core.errors import ApplicationNotFound, BrokerError, ClientRejected, GrantNotFound
 from service.core.local_cache import LocalCache
-from service.core.model import Application, Grant, GrantId, UpstreamRevocation, WaitingAnswer
+from service.core.model import Application, Grant, GrantId, SealedTokens, UpstreamRevocation, WaitingAnswer
 from service.core.ports import AuthorizationServer, GrantStore, RenewalQueue, TokenCache
 from service.core.upstream import Outcome
 from service.core.vault import Vault
@@ -71,7 +72,7 @@ class Revoker:
         """Hand back what the provider issued for a grant that nobody wants any more; whether that is done with."""
         try:
             token = self._vault.open_answer(answer.grant, answer.tokens)
-            if token is None or application.revocation_url is None:
+            if token is None or application.revocation_url is None or not _issued(application, answer.tokens):
                 return True
             secret = self._vault.open_client_secret(application)
             await self._server.revoke(application, secret, token[0], hint=_hint(token[1]))
@@ -92,6 +93,8 @@ class Revoker:
     async def _hand_back(self, application: Application, grant: Grant) -> UpstreamRevocation:
         if application.revocation_url is None:
             return UpstreamRevocation.NOT_CONFIGURED
+        if not _issued(application, grant):
+            raise ClientRejected("It was issued to another client id or by another token URL; those may come back.")
         token, hint = self._what_to_revoke(grant)
         if token is not None:
             secret = self._vault.open_client_secret(application)
@@ -109,6 +112,11 @@ class Revoker:
             return self._vault.open_refresh(grant), _hint(refresh=True)
         access = self._vault.open_access(grant)
         return (access.value if access else None), _hint(refresh=False)
+
+
+def _issued(application: Application, held: Grant | SealedTokens) -> bool:
+    """Whether *application*, as it now is, issued what is held: nobody else is sent it."""
+    return held.fingerprint == fingerprint(application)
 
 
 def _is_over(end: datetime | None, clock: Clock) -> bool:

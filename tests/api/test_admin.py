@@ -107,17 +107,25 @@ async def test_another_registration_rebinds_no_grant_and_sends_nobody_its_refres
 ) -> None:
     await hold_in_sales(front)
     before = (await call(front, "GET", "/applications/sales")).json()
-    changed = await call(front, "PATCH", "/applications/sales", change)
+    secret = {"client_secret": USER_CLIENT.secret}
+    changed = await call(front, "PATCH", "/applications/sales", {**change, **secret})
     assert changed.json() == {**before, **change}
     assert code_of(await front.client.get("/tokens/alice?application=sales")) == (502, "client_rejected")
     assert await front.versature.redemptions() == []
-    await call(front, "PATCH", "/applications/sales", {name: before[name] for name in change})
+    await call(front, "PATCH", "/applications/sales", {**{name: before[name] for name in change}, **secret})
     front.clock.advance(600)
     assert code_of(await front.client.get("/tokens/alice?application=sales")) == (200, None)
 
 
 async def test_a_member_left_out_stays_and_null_takes_away(front: Front) -> None:
-    whole = {**BILLING, "oauth_scope": "s", "vendor_id": "v", "revocation_url": "https://a.example/r", "pkce": True}
+    whole = {
+        **BILLING,
+        "oauth_scope": "s",
+        "vendor_id": "v",
+        "base_url": "https://a.example/api",
+        "revocation_url": "https://a.example/r",
+        "pkce": True,
+    }
     before = (await call(front, "POST", "/applications", whole)).json()
     assert (await call(front, "PATCH", "/applications/billing", {})).json() == before
     changed = await call(front, "PATCH", "/applications/billing", {"vendor_id": None, "revocation_url": None})

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
@@ -39,7 +40,7 @@ async def test_endpoints_left_out_follow_from_the_base_url(administration: Admin
 
 
 async def test_endpoints_that_were_given_are_kept(administration: Administration) -> None:
-    given = ("https://a.example/t", "https://b.example/a?x=1", "http://127.0.0.1:8001/r")
+    given = ("https://a.example/t", "https://b.example/a?x=1", "https://a.example/r")
     app = await administration.add_application(
         replace(SALES, token_url=given[0], authorize_url=given[1], revocation_url=given[2])
     )
@@ -161,8 +162,38 @@ async def test_a_new_client_secret_changes_nothing_else(
     assert fingerprint(after) == fingerprint(before)
 
 
+async def test_who_changes_where_the_client_secret_is_sent_must_know_it(
+    administration: Administration, house: House, replica: Replica
+) -> None:
+    before = await administration.add_application(SALES)
+    elsewhere = "https://elsewhere.example/token"
+    for changes in ({"token_url": elsewhere}, {"revocation_url": "https://provider.example/revoke"}):
+        with pytest.raises(InvalidRequest, match="client secret"):
+            await administration.change_application("sales", cast(RegistrationChanges, changes))
+    assert (await house.rows.load()).applications == (before,)
+    same = await administration.change_application("sales", {"token_url": before.token_url, "revocation_url": None})
+    assert same == before
+    moved = await administration.change_application("sales", {"token_url": elsewhere, "client_secret": "known"})
+    assert (moved.token_url, replica.vault.open_client_secret(moved)) == (elsewhere, "known")
+
+
+async def test_refresh_tokens_are_revoked_where_they_are_issued_and_sent_nowhere_else(
+    administration: Administration, house: House
+) -> None:
+    for url in ("https://elsewhere.example/r", "http://provider.example/r", "https://provider.example:8443/r"):
+        with pytest.raises(InvalidRequest, match="origin"):
+            await administration.add_application(replace(SALES, revocation_url=url))
+    before = await administration.add_application(replace(SALES, revocation_url="https://PROVIDER.example:443/r"))
+    for changes in ({"revocation_url": "https://elsewhere.example/r"}, {"token_url": "https://elsewhere.example/t"}):
+        with pytest.raises(InvalidRequest, match="origin"):
+            await administration.change_application(
+                "sales", cast(RegistrationChanges, {**changes, "client_secret": "known"})
+            )
+    assert (await house.rows.load()).applications == (before,)
+
+
 async def test_what_an_application_can_do_without_can_be_taken_away(administration: Administration) -> None:
-    await administration.add_application(replace(SALES, oauth_scope="s", revocation_url="https://a.example/r"))
+    await administration.add_application(replace(SALES, oauth_scope="s", revocation_url="https://provider.example/r"))
     changed = await administration.change_application("sales", {"revocation_url": None, "pkce": True})
     assert (changed.revocation_url, changed.oauth_scope, changed.pkce) == (None, "s", True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,30 @@ async def test_the_provider_is_told_of_the_refresh_token_and_then_the_secrets_ar
     assert (call.token, call.hint, call.client_secret) == (refresh_token, "refresh_token", "secret of versature")
     row = await house.row()
     assert (row.state, row.access_sealed, row.refresh_sealed) == (GrantState.REVOKED, None, None)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [{"token_url": "https://elsewhere.example/t"}, {"client_id": "another"}],
+    ids=lambda moved: next(iter(moved)),
+)
+async def test_another_registration_is_sent_no_refresh_token_to_revoke(
+    house: House, replica: Replica, moved: dict[str, Any]
+) -> None:
+    await house.import_(replica)
+    assert await replica.broker.revoke(replace(REVOCABLE, **moved), ALICE) is UpstreamRevocation.PENDING
+    assert house.server.calls == []
+    assert await replica.broker.revoke(REVOCABLE, ALICE) is UpstreamRevocation.REVOKED
+    assert house.server.count("revocation") == 1
+
+
+async def test_a_late_answer_of_another_registration_is_sent_to_nobody(house: House, replica: Replica) -> None:
+    answer = house.answer()
+    elsewhere = replace(REVOCABLE, token_url="https://elsewhere.example/t")
+    assert await replica.revoker.revoke_answer(elsewhere, answer)
+    assert house.server.calls == []
+    assert await replica.revoker.revoke_answer(REVOCABLE, answer)
+    assert house.server.count("revocation") == 1
 
 
 async def test_without_a_refresh_token_the_provider_is_told_of_the_access_token(house: House, replica: Replica) -> None:
