@@ -21,6 +21,13 @@ def nameless(_user: str) -> str | None:
     return None
 
 
+def _printable(user: str) -> str:
+    """*user*, with what could begin a line or steer a terminal written out: logs name users before anybody judges them."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in user[:LONGEST_NAME]
+    )
+
+
 def naming(how: Naming, key: SealingKey) -> NameUser:
     """The way of naming users that the settings ask for; hashes are the same wherever *key* is the one that seals.
 
@@ -29,7 +36,7 @@ def naming(how: Naming, key: SealingKey) -> NameUser:
     if how == "none":
         return nameless
     if how == "plain":
-        return lambda user: user[:LONGEST_NAME]
+        return _printable
     secret = hmac.digest(key.material, b"token-broker: users in logs", "sha256")
 
     def pseudonym(user: str) -> str:

@@ -307,3 +307,5 @@ async def test_the_demo_key_works_on_loopback_only(front: Front, host: str, stat
     transport = httpx.ASGITransport(front.app, client=(host, 4711))
     async with httpx.AsyncClient(transport=transport, base_url="http://broker") as client:
         assert (await client.get("/me", headers=headers)).status_code == status
+        for passed_on in ({"X-Forwarded-For": host}, {"Forwarded": f"for={host}"}):
+            assert (await client.get("/me", headers={**headers, **passed_on})).status_code == 401, "behind a proxy"

@@ -162,6 +162,18 @@ async def test_wrong_parameters_are_listed_by_place_without_their_values(front: 
     answer = await front.client.get("/grants?limit=geheim&state=verborgen&nope=1")
     assert set(answer.json()) == MEMBERS | {"errors"}
     assert {error["field"] for error in answer.json()["errors"]} == {"query.limit", "query.state", "query.nope"}
+
+
+async def test_a_thousand_mistakes_make_no_long_answer(front: Front) -> None:
+    many = {f"strange-{number}": number for number in range(2000)}
+    for answer in (
+        await front.client.get("/grants", params=dict.fromkeys(list(many)[:1000], "x")),
+        await front.client.put("/grants/alice", json=many),
+        await front.client.put("/grants/alice", json={"x" * 60_000: 1}),
+    ):
+        assert code_of(answer) == (422, "invalid_request")
+        assert 0 < len(answer.json()["errors"]) <= 20
+        assert len(answer.content) < 5_000
     assert "geheim" not in answer.text
     assert "verborgen" not in answer.text
 

@@ -27,4 +27,10 @@ def test_the_company_is_nobody() -> None:
 def test_a_setting_may_name_users_or_be_silent_about_them() -> None:
     assert naming("plain", KEY)("alice") == "alice"
     assert naming("plain", KEY)("x" * 70_000) == "x" * 255
+    assert naming("plain", KEY)("Älice 漢") == "Älice 漢"
     assert naming("none", KEY)("alice") is nameless("alice") is None
+
+
+def test_no_name_that_somebody_made_up_writes_lines_or_colours_of_its_own_into_a_log() -> None:
+    made_up = "a\nlevel=error\x1b[2J\u2028\u202eb\udc80\x9b"
+    assert naming("plain", KEY)(made_up) == "a\\nlevel=error\\x1b[2J\\u2028\\u202eb\\udc80\\x9b"
