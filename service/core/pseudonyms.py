@@ -22,7 +22,7 @@ def nameless(_user: str) -> str | None:
 
 
 def _printable(user: str) -> str:
-    """*user*, with what could begin a line or steer a terminal written out: logs name users before anybody judges them."""
+    """*user*, with what could begin a line or steer a terminal written out; nobody has judged its form yet."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in user[:LONGEST_NAME]
     )
