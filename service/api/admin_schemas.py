@@ -84,7 +84,9 @@ class NewApplication(Body):
     base_url: Annotated[Url | None, Field(description="Of the provider's API; omitted, VERSATURE_BASE_URL now")] = None
     token_url: Annotated[Url | None, Field(description="If not `{base_url}/oauth/token/`")] = None
     authorize_url: Annotated[Url | None, Field(description="If not `{base_url}/oauth/authorize/`")] = None
-    revocation_url: Annotated[Url | None, Field(description="Where the provider has one (RFC 7009)")] = None
+    revocation_url: Annotated[
+        Url | None, Field(description="Where the provider has one (RFC 7009), of the token URL's origin")
+    ] = None
     oauth_scope: Annotated[Text | None, Field(description="The scope to ask the provider for")] = None
     vendor_id: Annotated[Text | None, Field(description="Sent as vendor_id with every token request")] = None
     pkce: Annotated[bool, Field(strict=True, description="Use PKCE with S256 (RFC 7636)")] = False
@@ -98,9 +100,14 @@ class ApplicationChanges(Body):
     client_id: Text = Field(default_factory=str, description="Grants stay bound to the one they were issued to")
     client_secret: ClientSecret = Field(default_factory=str)
     grant_types: Kinds = Field(default_factory=frozenset)
-    token_url: Url = Field(default_factory=str, description="Grants stay bound to the one they were issued by")
+    token_url: Url = Field(
+        default_factory=str,
+        description="Grants stay bound to the one they were issued by; needs `client_secret`, which is sent there",
+    )
     authorize_url: Url = Field(default_factory=str)
-    revocation_url: Url | None = Field(default_factory=_nothing)
+    revocation_url: Url | None = Field(
+        default_factory=_nothing, description="Of the token URL's origin; needs `client_secret`, which is sent there"
+    )
     oauth_scope: Text | None = Field(default_factory=_nothing)
     vendor_id: Text | None = Field(default_factory=_nothing)
     pkce: bool = Field(default_factory=bool, strict=True)

@@ -23,7 +23,9 @@ def add(
     base_url: Annotated[str | None, typer.Option(help="API base; omitted, VERSATURE_BASE_URL now.")] = None,
     token_url: Annotated[str | None, typer.Option(help="If not {base}/oauth/token/.")] = None,
     authorize_url: Annotated[str | None, typer.Option(help="If not {base}/oauth/authorize/.")] = None,
-    revocation_url: Annotated[str | None, typer.Option(help="Where the provider has one (RFC 7009).")] = None,
+    revocation_url: Annotated[
+        str | None, typer.Option(help="Where the provider has one (RFC 7009); of the token URL's origin.")
+    ] = None,
     oauth_scope: Annotated[str | None, typer.Option(help="Scope to ask for.")] = None,
     vendor_id: Annotated[str | None, typer.Option(help="Sent as vendor_id with every token request.")] = None,
     pkce: Annotated[bool, typer.Option("--pkce", help="Use PKCE with S256 (RFC 7636).")] = False,

@@ -281,6 +281,7 @@ class Audit:
     def _tell(self, entry: AuditEntry) -> None:
         """One line of the log. The rows know users by their names, for whoever may read the audit; the log does not."""
         told = {
+            "at": entry.at.isoformat(),
             "action": entry.action,
             "caller": entry.caller,
             "application": entry.application,

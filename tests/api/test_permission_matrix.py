@@ -95,6 +95,13 @@ async def removed_caller(front: Front, rule: Rule) -> Headers:
     return headers
 
 
+async def removed_key(front: Front, rule: Rule) -> Headers:
+    headers = await front.admit("changed", *scopes_for(rule), users=EVERYBODY)
+    assert (await front.bare("GET", "/me", headers)).status_code == 200
+    await front.container.services.administration.remove_key("changed", "first")
+    return headers
+
+
 def only(scope: Scope) -> Callable[[Front, Rule], Awaitable[Headers]]:
     async def admit(front: Front, _rule: Rule) -> Headers:
         return await front.admit(f"only-{scope}", scope, users=EVERYBODY)
@@ -119,12 +126,13 @@ ASKERS: dict[str, Callable[[Front, Rule], Awaitable[Headers]]] = {
     "wrong key": wrong_key,
     "expired key": expired_key,
     "removed caller": removed_caller,
+    "removed key": removed_key,
     **{f"only {scope}": only(scope) for scope in Scope},
     "another user": for_another_user,
     "star for the company": star_for_the_company,
     "another application": for_another_application,
 }
-KEYLESS = {"no key", "wrong key", "expired key", "removed caller"}
+KEYLESS = {"no key", "wrong key", "expired key", "removed caller", "removed key"}
 REFUSED: dict[str, dict[About, int]] = {
     "another user": {"user": 403, "person": 403},
     "star for the company": {"user": 403, "person": 422},

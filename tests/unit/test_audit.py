@@ -357,6 +357,8 @@ async def test_the_last_minute_is_told_to_the_log_too(
     assert await audit.drain(timedelta(seconds=1)) == 2
     lines = [(vars(record)["caller"], vars(record)["times"]) for record in caplog.records]
     assert lines == [("crm", 1), ("crm", 2), ("billing", 1)]
+    first, *_, last = (datetime.fromisoformat(vars(record)["at"]) for record in caplog.records)
+    assert last - first == MINUTE, "the line of a count tells its minute"
 
 
 async def test_many_lines_of_the_log_let_requests_through_between_them(
