@@ -25,10 +25,10 @@ class SqlAuditStore:
         statement = statement.on_conflict_do_update(
             index_elements=[_columns.id], set_={"times": statement.excluded.times}
         )
-        rows = [_row(entry) for entry in entries]
-        for start in range(0, len(rows), BATCH):
+        for start in range(0, len(entries), BATCH):
+            rows = [_row(entry) for entry in entries[start : start + BATCH]]
             async with self._database.write() as connection:
-                await connection.execute(statement, rows[start : start + BATCH])
+                await connection.execute(statement, rows)
 
     @guarded
     async def page(self, which: AuditFilter, *, after: tuple[datetime, str] | None, limit: int) -> Sequence[AuditEntry]:

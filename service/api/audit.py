@@ -39,7 +39,7 @@ class AuditEntryView(BaseModel):
 
     model_config = example(
         {
-            "id": "5f0c2a91b7d3e846-202611230915-0",
+            "id": "5f0c2a91b7d3e846-17",
             "at": "2026-11-23T09:15:00Z",
             "caller": "crm",
             "action": "token",

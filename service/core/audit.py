@@ -1,18 +1,20 @@
 """Who got which user's token, how often, and everything that anybody decided, was refused or changed."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import count, islice
 from typing import Protocol
 
 from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
+from service.core.minutes import Minute
 from service.core.model import GrantId
 from service.core.pseudonyms import NameUser, nameless
 
@@ -27,8 +29,8 @@ MOST_WAITING = 300_000
 """Rows that wait in memory for a database that is away; beyond it the oldest are given up, and counted."""
 
 FORGOTTEN_AT_ONCE = 5_000
-TOLD_AT_ONCE = 100
-"""Lines of the log in a row, some milliseconds of work; then requests have their turn."""
+AT_ONCE = 100
+"""Rows made or lines told in a row, a few milliseconds of work; then requests have their turn."""
 
 STRANGER = "-"
 """The caller of a request without a valid key."""
@@ -130,39 +132,35 @@ class Audit:
 
     def __init__(self, store: AuditStore, clock: Clock, name_user: NameUser = nameless) -> None:
         self._store, self._clock, self.name_user = store, clock, name_user
-        self._process = secrets.token_hex(8)
-        self._minute = _minute_of(clock.now())
-        self._counts: dict[_Key, int] = {}
-        self._ids: dict[_Key, int] = {}
+        self._process, self._numbers = secrets.token_hex(8), count()
+        self._minute: Minute[_Key] = Minute(_minute_of(clock.now()), self._numbers)
+        self._over: list[Minute[_Key]] = []
         self._refusals = 0
-        self._changed: set[_Key] = set()
         self._waiting: dict[str, AuditEntry] = {}
-        self._finished: deque[AuditEntry] = deque()
-        self._events = 0
         self.given_up = 0
 
     @property
     def backlog(self) -> int:
         """How many entries are not written yet."""
-        return len(self._waiting) + len(self._changed)
+        return len(self._waiting) + sum(len(minute.changed) for minute in (*self._over, self._minute))
 
     def handed_out(self, caller: str, grant: GrantId, action: Action = Action.TOKEN, *, times: int = 1) -> None:
         """*caller* got a token of *grant*, or another one for one that was rejected."""
         self._turn_the_minute()
         key: _Key = (caller, action, grant.application, grant.user, None)
-        if key not in self._counts and len(self._counts) >= MOST_HANDOUTS:
+        if key not in self._minute.counts and len(self._minute.counts) >= MOST_HANDOUTS:
             key = (caller, action, None, None, None)
-        self._count(key, times)
+        self._minute.count(key, times)
 
     def refused(self, caller: str, code: str, user: str | None = None) -> None:
         """*caller* was told no. However many names somebody tries, they fill no disk."""
         self._turn_the_minute()
         key: _Key = (caller, Action.REFUSED, None, user, code)
-        if key not in self._counts:
+        if key not in self._minute.counts:
             self._refusals += 1
             if self._refusals > MOST_REFUSALS:
                 key = (caller, Action.REFUSED, None, None, code)
-        self._count(key)
+        self._minute.count(key, 1)
 
     async def note(
         self,
@@ -174,10 +172,9 @@ class Audit:
         caller: str | None = None,
     ) -> None:
         """Write one event of the acting caller down, or of *caller*; while the database is away it waits."""
-        self._events += 1
         actor = acting.get()
         entry = AuditEntry(
-            id=f"{self._process}-e{self._events}",
+            id=f"{self._process}-e{next(self._numbers)}",
             at=self._clock.now(),
             caller=caller or actor.caller,
             action=action,
@@ -202,11 +199,30 @@ class Audit:
             StoreUnavailable: the rows wait for the next flush; the log has been told.
         """
         self._turn_the_minute()
-        self._gather()
+        over = tuple(self._over)
+        for minute in (*over, self._minute):
+            await self._gather(minute)
         try:
             await self._write()
         finally:
-            await self._tell_the_finished()
+            await self._tell_counts(over)
+
+    async def _gather(self, minute: Minute[_Key]) -> None:
+        """Make rows of what changed, so that the counts may go on."""
+        changed, minute.changed = list(minute.changed), set()
+        try:
+            while changed:
+                for key in changed[-AT_ONCE:]:
+                    entry = self._entry(minute, key)
+                    self._waiting[entry.id] = entry
+                del changed[-AT_ONCE:]
+                await asyncio.sleep(0)
+        finally:
+            minute.changed.update(changed)
+        excess = len(self._waiting) - MOST_WAITING
+        for id_ in list(islice(self._waiting, max(excess, 0))):
+            del self._waiting[id_]
+            self.given_up += 1
 
     async def _write(self) -> None:
         sent = dict(self._waiting)
@@ -214,12 +230,14 @@ class Audit:
             await self._store.put(list(sent.values()))
             self._waiting = {id_: entry for id_, entry in self._waiting.items() if sent.get(id_) is not entry}
 
-    async def _tell_the_finished(self) -> None:
+    async def _tell_counts(self, over: Sequence[Minute[_Key]]) -> None:
         """A line for each count, however many there are, without keeping requests waiting for all of them."""
-        while self._finished:
-            for _ in range(min(TOLD_AT_ONCE, len(self._finished))):
-                self._tell(self._finished.popleft())
-            await asyncio.sleep(0)
+        for minute in over:
+            while keys := minute.untold(AT_ONCE):
+                for key in keys:
+                    self._tell(self._entry(minute, key))
+                await asyncio.sleep(0)
+            self._over.remove(minute)
 
     async def forget(self, after: timedelta) -> None:
         """Remove what is older than *after*, a bounded piece at a time.
@@ -233,50 +251,28 @@ class Audit:
 
     async def drain(self, timeout: timedelta) -> int:
         """Write what is left, within *timeout*; returns how many entries are then lost. The log learns all counts."""
-        self._turn_the_minute()
-        self._finish_counts()
-        try:
+        self._close_the_minute()
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
             await asyncio.wait_for(self.flush(), timeout.total_seconds())
-        except (StoreUnavailable, TimeoutError):
-            self._gather()
         return self.backlog
 
     def _turn_the_minute(self) -> None:
         """Close the counts of a minute that is over, however long a flush takes.
 
-        The next flush tells the log of them: what is logged here would bear the id of the request that came by.
-        A clock that goes back opens no earlier minute: its ids are taken.
+        The next flush makes rows and lines of them: whoever comes by has no time for it, and what is logged here would
+        bear the id of its request. A clock that goes back opens no earlier minute.
         """
-        if (now := self._clock.now()) < self._minute + MINUTE:
-            return
-        self._gather()
-        self._finish_counts()
-        self._minute, self._refusals = _minute_of(now), 0
-        self._counts.clear()
-        self._ids.clear()
+        if self._clock.now() >= self._minute.at + MINUTE:
+            self._close_the_minute()
 
-    def _finish_counts(self) -> None:
-        self._finished += [self._entry(key, count) for key, count in self._counts.items()]
+    def _close_the_minute(self) -> None:
+        self._over.append(self._minute)
+        self._minute, self._refusals = Minute(_minute_of(self._clock.now()), self._numbers), 0
 
-    def _count(self, key: _Key, times: int = 1) -> None:
-        self._counts[key] = self._counts.get(key, 0) + times
-        self._changed.add(key)
-
-    def _gather(self) -> None:
-        """Make rows of what changed, so that the counts may go on."""
-        changed, self._changed = self._changed, set()
-        for key in changed:
-            entry = self._entry(key, self._counts[key])
-            self._waiting[entry.id] = entry
-        while len(self._waiting) > MOST_WAITING:
-            del self._waiting[next(iter(self._waiting))]
-            self.given_up += 1
-
-    def _entry(self, key: _Key, count: int) -> AuditEntry:
+    def _entry(self, minute: Minute[_Key], key: _Key) -> AuditEntry:
         caller, action, application, user, code = key
-        number = self._ids.setdefault(key, len(self._ids))
-        id_ = f"{self._process}-{self._minute:%Y%m%d%H%M}-{number}"
-        return AuditEntry(id_, self._minute, caller, action, application, user, code=code, times=count)
+        id_ = f"{self._process}-{minute.number(key)}"
+        return AuditEntry(id_, minute.at, caller, action, application, user, code=code, times=minute.counts[key])
 
     def _tell(self, entry: AuditEntry) -> None:
         """One line of the log. The rows know users by their names, for whoever may read the audit; the log does not."""
