@@ -48,3 +48,11 @@ def test_the_numbers_of_the_audit_are_those_of_the_code() -> None:
     assert told.count(f"{AUDIT_EVERY.total_seconds():.0f} seconds") == 2
     assert f"at most {MOST_WAITING:,} entries wait" in told
     assert f"{MOST_REFUSALS:,} different refusals" in section("Threats")
+
+
+def test_the_proxy_logs_no_address_as_it_was_typed() -> None:
+    """Another spelling of a page's address, or its query, would take a ticket, a state or a code into the log."""
+    conf = (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()
+    directives = re.sub(r"#.*", "", conf)
+    assert "$shown" in directives
+    assert set(re.findall(r"\$(?:request_uri|request|args|query_string|arg_\w+|http_referer)\b", directives)) == set()
