@@ -21,8 +21,11 @@ from service.core.pseudonyms import NameUser, nameless
 log = logging.getLogger(__name__)
 
 MINUTE = timedelta(minutes=1)
-MOST_REFUSALS = 1_000
-"""Different refusals that one process tells apart in a minute; the others are counted together by caller."""
+MOST_REFUSALS = 100
+"""Different refusals that one process tells apart in a minute; the others are counted together by caller.
+
+A row takes half a kilobyte: a caller that tries one name after the other for months must fill no disk.
+"""
 
 MOST_HANDOUTS = 100_000
 MOST_WAITING = 300_000

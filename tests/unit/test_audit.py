@@ -170,7 +170,7 @@ async def test_two_processes_never_write_each_others_rows(rows: ForgetfulLine, c
     assert sum(row.action is Action.IMPORTED for row in rows.rows.values()) == 3
 
 
-async def test_a_thousand_different_refusals_a_minute_are_told_apart_and_the_others_counted_together(
+async def test_a_hundred_different_refusals_a_minute_are_told_apart_and_the_others_counted_together(
     audit: Audit, rows: ForgetfulLine, clock: VirtualClock
 ) -> None:
     for number in range(100_000):
@@ -181,17 +181,17 @@ async def test_a_thousand_different_refusals_a_minute_are_told_apart_and_the_oth
     audit.refused(STRANGER, "invalid_api_key")
     await audit.flush()
     users = [one for one in rows.rows.values() if one.user is not None]
-    assert len(users) == 1_000
+    assert len(users) == 100
     assert sorted((one.caller, one.code, one.times) for one in rows.rows.values() if one.user is None) == [
         (STRANGER, "invalid_api_key", 1),
         ("billing", "not_allowed", 1),
-        ("crm", "not_allowed", 99_000),
+        ("crm", "not_allowed", 99_900),
     ]
     assert rows.rows[next(one.id for one in users if one.user == "user-5")].times == 8
     clock.advance(MINUTE)
     audit.refused("crm", "not_allowed", "user-99999")
     await audit.flush()
-    assert len(rows.rows) == 1_004
+    assert len(rows.rows) == 104
     assert any(one.user == "user-99999" for one in rows.rows.values())
 
 
