@@ -85,7 +85,9 @@ def apply_changes(application: Application, changes: RegistrationChanges, vault:
     if secret is not None:
         fields["sealed_secret"] = _seal(application.name, secret, vault)
     changed = _checked(replace(application, **fields))
-    if secret is None and not _receivers(changed) <= _receivers(application):
+    if _receivers(changed) <= _receivers(application):
+        return changed
+    if secret is None:
         raise InvalidRequest("Give the client secret again, too: it will be sent to another URL.")
     return revocable_at_home(changed)
 

@@ -192,6 +192,13 @@ async def test_refresh_tokens_are_revoked_where_they_are_issued_and_sent_nowhere
     assert (await house.rows.load()).applications == (before,)
 
 
+async def test_a_secret_is_rolled_wherever_an_old_row_revokes(administration: Administration, house: House) -> None:
+    app = await administration.add_application(SALES)
+    await house.rows.change_application("sales", lambda row: replace(row, revocation_url="https://elsewhere.example/r"))
+    rolled = await administration.change_application("sales", {"client_secret": "n3w"})
+    assert rolled.sealed_secret != app.sealed_secret
+
+
 async def test_what_an_application_can_do_without_can_be_taken_away(administration: Administration) -> None:
     await administration.add_application(replace(SALES, oauth_scope="s", revocation_url="https://provider.example/r"))
     changed = await administration.change_application("sales", {"revocation_url": None, "pkce": True})
