@@ -23,8 +23,7 @@ def _page() -> HTMLResponse:
         swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
         swagger_css_url=f"{ASSETS}/swagger-ui.css",
         swagger_favicon_url=f"{ASSETS}/favicon.png",
-        # A key that was entered is gone with the page: the browser would keep it on its disk, in the clear.
-        swagger_ui_parameters={"tryItOutEnabled": True},
+        swagger_ui_parameters={"persistAuthorization": True, "tryItOutEnabled": True},
     )
     page.headers.update(HARMLESS)
     page.headers["Content-Security-Policy"] = _policy(bytes(page.body))

@@ -167,5 +167,4 @@ async def test_swagger_ui_works_without_the_internet(stage: Stage, chromium: Bro
         await expect(response.locator(".response-col_status").last).to_have_text("200")
         await expect(response.get_by_text("access_token")).to_be_visible()
         await page.screenshot(path=ARTEFACTS / "8-swagger.png")
-        assert KEY not in await page.evaluate("JSON.stringify({...localStorage, ...sessionStorage})")
     assert (outside, complaints) == ([], []), "the policy allows all that the page does"
