@@ -158,7 +158,7 @@ def _duties(settings: Settings, core: Core, audit: Audit, census: Census, health
         Duty("background renewal", policy.background_every, core.background.tick),
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
         Duty("asking all parts how they are", HEALTH_EVERY, health.parts),
-        Duty("counting grants", CENSUS_EVERY, census.take),
+        Duty("counting grants", CENSUS_EVERY, census.take, at_once=True),
         Duty("writing the audit", AUDIT_EVERY, lambda: _write_audit(core, audit)),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )

@@ -52,11 +52,12 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """Work that the process does by itself, again and again."""
+    """Work that the process does by itself, again and again; `at_once` for the first time when it has started."""
 
     what: str
     period: timedelta
     work: Callable[[], Awaitable[object]]
+    at_once: bool = False
 
 
 @dataclass(slots=True)
@@ -100,7 +101,8 @@ class Container:
             log.error("the database is not safe", extra={"detail": durability.detail})
         if self._works_alone:
             self._tasks += [
-                asyncio.create_task(every(duty.period, duty.work, self.clock, duty.what)) for duty in self._duties
+                asyncio.create_task(every(duty.period, duty.work, self.clock, duty.what, at_once=duty.at_once))
+                for duty in self._duties
             ]
 
     async def close(self) -> None:

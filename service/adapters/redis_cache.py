@@ -27,6 +27,10 @@ CONNECT_TIMEOUT = timedelta(milliseconds=250)
 CONNECTIONS = 50
 TOMBSTONE_LIFE = timedelta(days=1)
 
+TRIAL = "token-broker:trial"
+TRIAL_LIFE = timedelta(seconds=1)
+"""What is written to see whether writing works, and for how long."""
+
 # One hash per grant: `g` the generation, `v` the sealed token, empty in a tombstone. A token is written over lower
 # generations only; a tombstone also over its own, for an answer on its way to a revoked grant bears the same one.
 _WRITE = """
@@ -82,9 +86,13 @@ class RedisTokenCache:
 
     async def health(self) -> PartHealth:
         """Asked even while it is bypassed; without Redis the database serves what it would have."""
-        if await self._answers():
-            return READY
-        return PartHealth(Readiness.DEGRADED, "Redis cannot be asked; the database serves in its place")
+        try:
+            await self._redis.set(TRIAL, b"", px=TRIAL_LIFE)
+        except (RedisConnectionError, RedisTimeoutError, OSError):
+            return PartHealth(Readiness.DEGRADED, "Redis cannot be asked; the database serves in its place")
+        except RedisError:
+            return PartHealth(Readiness.DEGRADED, "Redis takes nothing new: is it full, a replica, or closed to us?")
+        return READY
 
     async def _answers(self) -> bool:
         try:

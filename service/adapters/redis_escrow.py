@@ -26,6 +26,8 @@ CONNECTIONS = 10
 BATCH = 200
 
 INDEX = "token-broker:escrow"
+TRIAL = "token-broker:escrow-trial"
+TRIAL_LIFE = timedelta(seconds=1)
 # A set of all grants' digests, and per grant a hash of attempts to envelopes. The index is written first and taken
 # away last: should a script break off, an index entry without hash is healed, a hash without one would not be found.
 _PUT = """
@@ -74,7 +76,7 @@ class RedisEscrow:
         await _asked(lambda: self._put(keys=[INDEX, _key(name)], args=arguments))
 
     async def check(self) -> None:
-        await _asked(lambda: cast(Awaitable[object], self._redis.ping()))
+        await _asked(lambda: self._redis.set(TRIAL, b"", px=TRIAL_LIFE))
 
     async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
         name = _name(grant)

@@ -38,6 +38,11 @@ class Custody:
         self._complained: set[Key] = set()
 
     @property
+    def has_copy(self) -> bool:
+        """Whether there is a place that other replicas can read."""
+        return Step.COPIED in self._places
+
+    @property
     def count(self) -> int:
         """How many answers are known to wait."""
         return len(self._known)
@@ -154,16 +159,24 @@ class Custody:
         return None
 
     async def health(self) -> PartHealth:
-        """Answers that wait are safe, but somebody should know; an escrow that takes none is not."""
-        try:
-            for escrow in self._places.values():
-                await escrow.check()
-        except EscrowUnavailable as failure:
-            return PartHealth(Readiness.DEGRADED, f"an escrow takes no answers: {failure}")
+        """Of the spool. Answers that wait are safe, but somebody should know; a spool that takes none is not."""
+        if (spool := await self._check(Step.SPOOLED)) is not READY:
+            return spool
         if self._known:
             return PartHealth(
                 Readiness.DEGRADED, f"{self.count} answers wait since {self.oldest_at:%Y-%m-%dT%H:%M:%SZ}"
             )
+        return READY
+
+    async def copy_health(self) -> PartHealth:
+        """Of the place for copies: without it the spool is all there is, which is what those without Redis live with."""
+        return await self._check(Step.COPIED)
+
+    async def _check(self, place: Step) -> PartHealth:
+        try:
+            await self._places[place].check()
+        except EscrowUnavailable as failure:
+            return PartHealth(Readiness.DEGRADED, f"this escrow takes no answers: {failure}")
         return READY
 
     def _learn(self, entries: Mapping[Key, EscrowEntry]) -> None:

@@ -10,10 +10,14 @@ from service.core.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 
-async def every(period: timedelta, work: Callable[[], Awaitable[object]], clock: Clock, what: str) -> None:
-    """Do *work* after each *period* until cancelled. *what* it is goes to the log when it fails."""
+async def every(
+    period: timedelta, work: Callable[[], Awaitable[object]], clock: Clock, what: str, *, at_once: bool = False
+) -> None:
+    """Do *work* after each *period* until cancelled, and before the first *at_once*. *what* it is goes to the log."""
+    pause = timedelta(0) if at_once else period
     while True:
-        await clock.sleep(period)
+        await clock.sleep(pause)
+        pause = period
         try:
             await work()
         except (StoreUnavailable, TimeoutError):

@@ -665,7 +665,7 @@ async def test_a_spool_that_can_never_be_written_shows_in_health_before_anything
     vault = Vault(MemoryKeyring(), Policy(), lambda: 0.0)
     health = await Custody(SpoolEscrow(tmp_path / "file" / "spool"), None, vault).health()
     assert health.readiness is Readiness.DEGRADED
-    assert health.detail == "an escrow takes no answers: the spool folder failed: ENOTDIR"
+    assert health.detail == "this escrow takes no answers: the spool folder failed: ENOTDIR"
     assert await Custody(SpoolEscrow(tmp_path / "spool"), None, vault).health() == READY
 
 
@@ -691,3 +691,16 @@ def test_a_disk_that_takes_names_but_not_one_byte_would_take_no_answer(folder: P
         [sys.executable, "-c", NO_ROOM, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stdout.splitlines() == ["the spool folder failed: EFBIG 0"]
+
+
+async def test_a_redis_that_takes_nothing_new_is_no_place_for_a_copy(redis: Server) -> None:
+    escrow = RedisEscrow(redis.url)
+    with Redis.from_url(redis.url) as client:
+        await escrow.check()
+        client.replicaof("127.0.0.1", "1")
+        try:
+            with pytest.raises(EscrowUnavailable):
+                await escrow.check()
+        finally:
+            client.replicaof("NO", "ONE")
+    await escrow.close()

@@ -131,6 +131,12 @@ async def test_a_full_or_read_only_redis_still_answers_reads(redis: Server) -> N
         await cache.put(ALICE, 2, b"newer", MINUTE)
         assert await cache.get(ALICE) == CachedToken(1, b"sealed")
         assert not cache.is_bypassed
+        assert (await cache.health()).readiness is Readiness.DEGRADED
+        client.config_set("maxmemory", "0")
+        assert (await cache.health()).readiness is Readiness.READY
+        client.replicaof("127.0.0.1", "1")
+        assert (await cache.health()).readiness is Readiness.DEGRADED
     finally:
+        client.replicaof("NO", "ONE")
         client.config_set("maxmemory", "0")
         await cache.close()

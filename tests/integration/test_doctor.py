@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from service.config import Settings
 from service.core.clock import SystemClock
@@ -16,6 +17,7 @@ from tests.contract.wire import Client, listening
 from tests.integration.terminal import Ended, Terminal
 from tests.support.brokers import environment, furnish, settings_from
 from tests.support.clock import FakeClock
+from tests.support.servers import Server
 from tests.support.versatures import versature_here
 
 SECRET = "geheim-4711"
@@ -96,6 +98,16 @@ async def test_a_database_and_a_redis_that_do_not_answer_are_told(tmp_path: Path
     database = f"postgresql+psycopg://broker:{SECRET}@127.0.0.1:9/broker"
     found = await wrong(terminal_in(tmp_path, BROKER_DATABASE_URL=database, BROKER_REDIS_URL="redis://127.0.0.1:9"))
     assert set(found) == {"database", "redis", "provider of default"}
+
+
+async def test_a_redis_that_only_answers_reads_is_told(tmp_path: Path, redis: Server) -> None:
+    with Redis.from_url(redis.url) as client:
+        client.replicaof("127.0.0.1", "1")
+        try:
+            found = await wrong(terminal_in(tmp_path, BROKER_REDIS_URL=redis.url))
+        finally:
+            client.replicaof("NO", "ONE")
+    assert found["redis"] == "Redis takes nothing new: is it full, a replica, or closed to us?"
 
 
 async def test_a_key_that_is_missing_is_told_with_what_needs_it(tmp_path: Path) -> None:

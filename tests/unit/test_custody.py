@@ -228,11 +228,18 @@ async def test_answers_that_wait_and_places_that_are_away_show_in_health(places:
     await places.custody.keep(answer)
     waiting = await places.custody.health()
     assert (waiting.readiness, waiting.detail) == (Readiness.DEGRADED, shown(answer))
-    places.copy.away = True
-    assert (await places.custody.health()).detail == "an escrow takes no answers: away"
-    places.copy.away = False
+    places.spool.away = True
+    assert (await places.custody.health()).detail == "this escrow takes no answers: away"
+    places.spool.away = False
     await places.custody.clear(answer)
     assert (await places.custody.health()).readiness is Readiness.READY
+
+
+async def test_a_lost_copy_is_a_part_of_its_own_for_the_spool_still_keeps_answers(places: Places) -> None:
+    assert (await places.custody.copy_health()).readiness is Readiness.READY
+    places.copy.away = True
+    assert (await places.custody.health()).readiness is Readiness.READY
+    assert (await places.custody.copy_health()).detail == "this escrow takes no answers: away"
 
 
 async def test_a_spool_that_takes_nothing_shows_in_health_though_the_copy_does(places: Places) -> None:
@@ -258,8 +265,8 @@ async def test_what_a_place_refused_for_a_moment_is_kept_there_by_the_next_round
     answer = places.house.answer()
     assert await places.custody.keep(answer) is (len(refusing) < 2)
     await places.custody.entries()
-    health = await places.custody.health()
-    assert (health.readiness, health.detail) == (Readiness.DEGRADED, f"an escrow takes no answers: {refusal}")
+    told = {"spool": (await places.custody.health()).detail, "copy": (await places.custody.copy_health()).detail}
+    assert [told[place] for place in refusing] == [f"this escrow takes no answers: {refusal}"] * len(refusing)
     for place in refusing:
         setattr(getattr(places, place), refusal, False)
     await places.custody.entries()

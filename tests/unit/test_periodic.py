@@ -27,8 +27,8 @@ class Work:
             raise self.failures.pop(0)
 
 
-async def live(work: Work, seconds: float) -> asyncio.Task[None]:
-    task = asyncio.create_task(every(PERIOD, work, work.clock, "some work"))
+async def live(work: Work, seconds: float, *, at_once: bool = False) -> asyncio.Task[None]:
+    task = asyncio.create_task(every(PERIOD, work, work.clock, "some work", at_once=at_once))
     await asyncio.sleep(seconds)
     return task
 
@@ -44,6 +44,12 @@ async def test_work_is_done_after_each_period_until_cancelled(clock: VirtualCloc
     await stop(await live(work, 35))
     await asyncio.sleep(100)
     assert work.done_at == [10, 20, 30]
+
+
+async def test_work_that_nobody_should_wait_for_is_done_at_once_and_then_after_each_period(clock: VirtualClock) -> None:
+    work = Work(clock)
+    await stop(await live(work, 25, at_once=True))
+    assert work.done_at == [0, 10, 20]
 
 
 async def test_the_period_lies_between_the_end_of_one_round_and_the_next(clock: VirtualClock) -> None:
