@@ -120,12 +120,15 @@ class Broker:
 
 @contextlib.asynccontextmanager
 async def broker_here(
-    settings: Settings, *, clock: Clock | None = None, witness: Witness = nobody
+    settings: Settings, *, clock: Clock | None = None, witness: Witness = nobody, works_alone: bool = False
 ) -> AsyncIterator[Broker]:
-    """A broker in this event loop, over TCP, by *clock*'s time; *witness* is told of its steps."""
+    """A broker in this event loop, over TCP, by *clock*'s time; *witness* is told of its steps.
+
+    With a *clock* of the test's it does nothing by itself, unless it *works_alone*.
+    """
 
     def make(settings: Settings, metrics: Metrics) -> Container:
-        return build(settings, metrics, clock=clock, witness=witness, works_alone=clock is None)
+        return build(settings, metrics, clock=clock, witness=witness, works_alone=works_alone or clock is None)
 
     # asyncio switches Nagle's algorithm off only where the protocol is named; with it an answer takes 40 ms longer.
     listener = socket.socket(proto=socket.IPPROTO_TCP)

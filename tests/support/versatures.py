@@ -11,8 +11,8 @@ import httpx
 
 from sandbox.app import create_sandbox
 from sandbox.server import running
+from service.core.clock import Clock
 from tests.support.canary import MARK
-from tests.support.clock import FakeClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Versature:
 
 
 @contextlib.asynccontextmanager
-async def versature_here(clock: FakeClock, redirect_uris: Sequence[str]) -> AsyncIterator[Versature]:
+async def versature_here(clock: Clock, redirect_uris: Sequence[str]) -> AsyncIterator[Versature]:
     """A sandbox in this event loop, over TCP, by *clock*'s time; what it issues is recognised in any log."""
     app = create_sandbox(redirect_uris=redirect_uris, now=lambda: clock.now().timestamp(), mark=MARK)
     async with running(app) as served, _client(served.base_url) as client:

@@ -1,0 +1,231 @@
+"""Drills of processes, the database and Redis."""
+
+import asyncio
+import contextlib
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+
+import psycopg
+
+from tests.drills.drill import drill
+from tests.drills.scene import ADMIN_KEY, Replica, Scene, SetClock, until
+from tests.support.servers import Server
+
+CALLERS, USERS = 21, 500
+
+
+@contextlib.contextmanager
+def killed(server: Server) -> Iterator[None]:
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@drill("TokenBrokerDown")
+async def a_broker_is_killed(scene: Scene) -> None:
+    await scene.prepare()
+    replica = await scene.start()
+    await scene.calm(replica)
+    replica.broker.send(signal.SIGKILL)
+    await until(lambda: _is_gone(replica), "the broker lives on")
+    await scene.trouble(replica)
+    ended = await scene.terminal.bare(BROKER_PORT="a port").run("serve")
+    assert (ended.code, "BROKER_PORT" in ended.err) == (2, True), "all wrong settings are named"
+    await scene.healed(await scene.start())
+
+
+async def _is_gone(replica: Replica) -> bool:
+    return await replica.metrics() is None
+
+
+@drill("TokenBrokerRedisAway")
+async def redis_is_killed(scene: Scene) -> None:
+    scene.with_redis()
+    await scene.prepare()
+    replica = await scene.start()
+    await scene.import_(replica, "alice")
+    assert await replica.token("alice") == 200
+    await scene.calm(replica)
+    with killed(scene.redis):
+        await scene.import_(replica, "bob")
+        assert await replica.token("bob") == 200, "what it costs is speed"
+        await replica.shows("token_broker_redis_bypassed", lambda value: value == 1)
+        assert "Redis cannot be asked" in await scene.doctor_says("redis")
+        await scene.trouble(replica)
+    await replica.shows("token_broker_redis_bypassed", lambda value: value == 0)
+    await replica.is_part("redis", "ready")
+    await scene.healed(replica)
+
+
+@drill("TokenBrokerDatabaseAway")
+async def the_database_is_killed(scene: Scene) -> None:
+    scene.on_postgresql()
+    await scene.prepare()
+    replica = await scene.start()
+    await scene.import_(replica, "alice")
+    assert await replica.token("alice") == 200
+    await scene.calm(replica)
+    with killed(scene.postgres):
+        await until(lambda: _answers(replica, "stranger", 503), "a stranger's token needs the database")
+        assert await replica.token("alice") == 200, "cached tokens flow"
+        await replica.shows("token_broker_database_bypassed", lambda value: value == 1)
+        await scene.trouble(replica)
+    await replica.shows("token_broker_database_bypassed", lambda value: value == 0)
+    await replica.is_part("database", "ready")
+    assert await replica.token("stranger") == 404
+    await scene.healed(replica)
+
+
+async def _answers(replica: Replica, user: str, status: int) -> bool:
+    return await replica.token(user) == status
+
+
+@drill("TokenBrokerEscrowWaiting", "TokenBrokerDatabaseAway")
+async def an_answer_has_waited_for_the_database_for_ten_minutes(scene: Scene) -> None:
+    scene.on_postgresql()
+    await scene.prepare()
+    before = await scene.start_here(SetClock(-timedelta(minutes=10)))
+    await scene.import_(before, "alice")
+    await scene.calm(before)
+    await scene.versature.switch(fault="delay", delay_seconds=0.5)
+    asking = asyncio.create_task(before.token("alice"))
+    await until(lambda: _was_asked(scene), "nobody asked the provider")
+    with killed(scene.postgres):
+        assert await asking == 200, "the answer is not lost, nor kept from the caller"
+        await before.stop()
+        after = await scene.start()
+        await after.shows("token_broker_escrow_oldest_age_seconds", lambda value: value > 300)
+        await after.is_part("database", "degraded")
+        await scene.trouble(after)
+    await after.shows("token_broker_escrow_entries", lambda value: value == 0)
+    await after.is_part("database", "ready")
+    await scene.healed(after)
+    assert len(await scene.versature.redemptions("alice")) == 1
+    assert (await after.client.get("/grants/alice")).json()["generation"] == 2
+
+
+async def _was_asked(scene: Scene) -> bool:
+    return len(await scene.versature.redemptions()) > 0
+
+
+@drill("TokenBrokerEscrowBroken")
+async def the_disk_of_the_escrow_is_not_there(scene: Scene) -> None:
+    disk = scene.folder / "disk"
+    disk.mkdir()
+    scene.set(BROKER_ESCROW_DIR=str(disk / "escrow"))
+    await scene.prepare()
+    replica = await scene.start()
+    await scene.calm(replica)
+    disk.rename(scene.folder / "lost")
+    await replica.is_part("escrow", "degraded")
+    assert "mount or make it" in await scene.doctor_says("escrow")
+    await scene.trouble(replica)
+    (scene.folder / "lost").rename(disk)
+    await replica.is_part("escrow", "ready")
+    await scene.healed(replica)
+
+
+@drill("TokenBrokerDatabaseBehind")
+async def the_database_is_restored_from_a_backup(scene: Scene) -> None:
+    """With the provider's tokens living for a second at first, so that what the backup holds is due."""
+    scene.with_redis()
+    await scene.prepare()
+    database, backup = scene.folder / "broker.db", scene.folder / "backup.db"
+    replica = await scene.start(BROKER_RENEW_ACTIVE_HOURS=0)
+    await scene.import_(replica, "alice")
+    await scene.versature.switch(token_lifetime_seconds=1)
+    assert await replica.token("alice") == 200
+    await scene.calm(replica)
+    await replica.stop()
+    backup.write_bytes(database.read_bytes())
+    await scene.versature.switch(token_lifetime_seconds=3600)
+    replica = await scene.start(BROKER_RENEW_ACTIVE_HOURS=0)
+    await until(lambda: _answers(replica, "alice", 200), "no token")
+    await asyncio.sleep(1)
+    assert (await replica.client.get("/tokens/alice")).json()["expires_in"] > 1
+    await replica.stop()
+    database.write_bytes(backup.read_bytes())
+    replica = await scene.start()
+    redeemed = len(await scene.versature.redemptions("alice"))
+    await replica.client.get("/tokens/alice")
+    await replica.shows("token_broker_database_behind_grants", lambda value: value == 1)
+    await scene.trouble(replica)
+    assert len(await scene.versature.redemptions("alice")) == redeemed, "a spent refresh token is not sent again"
+    await scene.versature.switch(token_lifetime_seconds=1)
+    await scene.reconnect(replica, "alice")
+    await until(lambda: _answers(replica, "alice", 200), "the new grant does not work")
+    await replica.shows("token_broker_database_behind_grants", lambda value: value == 0)
+    assert await replica.token("alice") == 200
+    await scene.healed(replica)
+
+
+@drill("TokenBrokerAuditBacklog")
+async def the_audit_waits_for_the_database(scene: Scene) -> None:
+    scene.on_postgresql()
+    await scene.prepare()
+    replica = await scene.start()
+    users = [f"user{number}" for number in range(USERS)]
+    await scene.import_(replica, *users, expires_in=3600)
+    keys = [(await _add_caller(replica, f"caller{number}")) for number in range(CALLERS)]
+    await asyncio.gather(*(replica.token(user) for user in users))
+    for key in keys:
+        await until(partial(_is_known, replica, key), "a new key is not known")
+    await replica.shows("token_broker_audit_backlog_entries", lambda value: value < USERS)
+    await scene.calm(replica)
+    with killed(scene.postgres):
+        for key in keys:
+            answers = await asyncio.gather(*(_token_for(replica, key, user) for user in users))
+            assert Counter(answers) == {200: USERS}
+        await replica.shows("token_broker_audit_backlog_entries", lambda value: value > 10_000)
+        await scene.trouble(replica)
+    await replica.shows("token_broker_audit_backlog_entries", lambda value: value < USERS)
+    await scene.healed(replica)
+    audit = await replica.client.get(
+        "/audit?user=user7&action=token&limit=100", headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+    )
+    callers = {entry["caller"] for entry in audit.raise_for_status().json()["items"]}
+    assert callers >= {f"caller{number}" for number in range(CALLERS)}
+
+
+async def _add_caller(replica: Replica, name: str) -> str:
+    body = {"name": name, "scopes": ["tokens"], "users": ["*"]}
+    answer = await replica.client.post("/callers", json=body, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+    return str(answer.raise_for_status().json()["key"])
+
+
+async def _is_known(replica: Replica, key: str) -> bool:
+    return (await replica.client.get("/me", headers={"Authorization": f"Bearer {key}"})).is_success
+
+
+async def _token_for(replica: Replica, key: str, user: str) -> int:
+    answer = await replica.client.get(f"/tokens/{user}", headers={"Authorization": f"Bearer {key}"})
+    return answer.status_code
+
+
+@drill("TokenBrokerSlow")
+async def somebody_holds_a_lock_in_the_database(scene: Scene) -> None:
+    scene.on_postgresql()
+    scene.set(BROKER_LOCAL_CACHE_SECONDS=0)
+    await scene.prepare()
+    replica = await scene.start()
+    await scene.import_(replica, "alice", expires_in=3600)
+    for _ in range(3):
+        assert await replica.token("alice") == 200
+        await scene.calm(replica)
+    url = scene.variables["BROKER_DATABASE_URL"].replace("+psycopg", "")
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        for _minute in range(15):
+            await connection.execute("LOCK TABLE grants IN ACCESS EXCLUSIVE MODE")
+            asking = asyncio.create_task(replica.token("alice"))
+            await asyncio.sleep(0.3)
+            await connection.rollback()
+            assert await asking == 200
+            await scene.trouble(replica)
+    for _minute in range(15):
+        assert await replica.token("alice") == 200
+        await scene.healed(replica)

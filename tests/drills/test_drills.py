@@ -1,0 +1,29 @@
+"""Every alert is brought about on a running broker, its runbook is followed, and Prometheus judges both."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.drills import of_providers, of_servers, of_settings
+from tests.drills.drill import DRILLS, Drill
+from tests.drills.scene import scene_in
+from tests.support.servers import Server
+
+pytestmark = [
+    pytest.mark.crash,
+    pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: prometheus)"),
+]
+
+assert of_providers
+assert of_servers
+assert of_settings
+
+
+@pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)
+async def test_the_alert_fires_and_following_its_runbook_ends_it(
+    drill: Drill, tmp_path: Path, postgres: Server, redis: Server
+) -> None:
+    async with scene_in(tmp_path, drill.alerts, postgres, redis) as scene:
+        await drill.play(scene)
+        assert scene.watch.verdicts(tmp_path) == ""
