@@ -92,14 +92,16 @@ Person = Annotated[
 ]
 
 
+ApplicationName = Annotated[str, Field(json_schema_extra={"pattern": NAME_FORM})]
+
+
 class ApplicationQuery(BaseModel):
     """Which application; parameters that nobody documented are refused."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     application: Annotated[
-        Annotated[str, Field(json_schema_extra={"pattern": NAME_FORM})] | None,
-        Field(description="The application's name; omitted, the default one serves"),
+        ApplicationName | None, Field(description="The application's name; omitted, the default one serves")
     ] = None
 
 

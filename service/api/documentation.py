@@ -123,6 +123,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     _restore_nulls(schemas)
     for path in found["paths"].values():
         for operation in path.values():
+            _plain_parameters(operation)
             _document_problems(operation)
             _document_headers(operation)
             _document_choices(operation)
@@ -140,6 +141,16 @@ def _restore_nulls(schemas: dict[str, Any]) -> None:
         shown = shape.model_config.get("json_schema_extra")
         if shape.__module__.startswith("service.api.") and shape.__name__ in schemas and isinstance(shown, dict):
             schemas[shape.__name__].update(shown)
+
+
+def _plain_parameters(operation: dict[str, Any]) -> None:
+    """A parameter may be left out, but nobody can send null in an address: the framework says both alike."""
+    for parameter in operation.get("parameters", []):
+        schema = parameter["schema"]
+        kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+        if len(kinds) == 1:
+            del schema["anyOf"]
+            parameter["schema"] = {**kinds[0], **schema}
 
 
 def _heirs(shape: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import Field
 
 from service.api.deps import (
+    ApplicationName,
     ApplicationQuery,
     House,
     Target,
@@ -39,6 +40,7 @@ PersonTarget = Annotated[Target, Depends(person_target)]
 
 
 class GrantQuery(ApplicationQuery):
+    application: Annotated[ApplicationName | None, Field(description="Of this application only")] = None
     state: Annotated[GrantState | None, Field(description="In this state only")] = None
     cursor: Cursor = None
     limit: Limit = 50

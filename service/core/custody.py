@@ -169,7 +169,7 @@ class Custody:
         return READY
 
     async def copy_health(self) -> PartHealth:
-        """Of the place for copies: without it the spool is all there is, which is what those without Redis live with."""
+        """Of the place for copies: without it the spool is all there is, as for those without Redis."""
         return await self._check(Step.COPIED)
 
     async def _check(self, place: Step) -> PartHealth:

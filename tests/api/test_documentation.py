@@ -77,6 +77,17 @@ def test_every_parameter_and_every_field_that_is_not_plain_is_described() -> Non
         assert schema.get("description") or schema.get("enum") or schema.get("examples"), name
 
 
+def test_no_parameter_is_said_to_take_null_which_no_address_can_hold() -> None:
+    for name, operation in OPERATIONS.items():
+        for parameter in operation.get("parameters", []):
+            assert "null" not in json.dumps(parameter["schema"]), (name, parameter["name"])
+
+
+def test_a_listing_does_not_promise_a_default_application() -> None:
+    said = {parameter["name"]: parameter["description"] for parameter in OPERATIONS["list_grants"]["parameters"]}
+    assert said["application"] == "Of this application only"
+
+
 def test_every_group_of_calls_is_introduced_in_the_order_of_need() -> None:
     introduced = [tag["name"] for tag in DOCUMENT["tags"]]
     assert introduced[:2] == ["tokens", "grants"]

@@ -132,7 +132,7 @@ async def the_providers_clock_is_wrong(scene: Scene) -> None:
     await until(lambda: _shows_after_a_token(replica, skew, lambda value: value > 60), "the clock is not compared")
     await scene.trouble(replica)
     scene.provider_clock.ahead = timedelta(0)
-    await until(lambda: _shows_after_a_token(replica, skew, lambda value: value < 60), "the clock is not compared again")
+    await until(lambda: _shows_after_a_token(replica, skew, lambda value: value < 60), "it is not compared again")
     await scene.healed(replica)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import secrets
@@ -184,3 +185,4 @@ async def scene_in(folder: Path, alerts: tuple[str, ...], postgres: Server, redi
     ):
         variables = environment(folder, versature.base_url, BROKER_PORT=port, **QUICK)
         yield Scene(folder, Watch(alerts), versature, clock, postgres, redis, variables, stack)
+    gc.collect()  # connections to a database that was killed, of brokers in this process: while warnings are ignored

@@ -5,19 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills import of_providers, of_servers, of_settings
-from tests.drills.drill import DRILLS, Drill
+from tests.drills.catalogue import DRILLS
+from tests.drills.drill import Drill
 from tests.drills.scene import scene_in
 from tests.support.servers import Server
 
 pytestmark = [
     pytest.mark.crash,
+    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),
     pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: prometheus)"),
 ]
-
-assert of_providers
-assert of_servers
-assert of_settings
 
 
 @pytest.mark.parametrize("drill", DRILLS, ids=lambda drill: drill.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.config import Settings
+from tests.drills.catalogue import DRILLS
 from tests.house.handbook import HANDBOOK, MEANINGS, metrics, with_generated_parts
 from tests.house.tree import ROOT
 
@@ -73,6 +74,10 @@ def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
     assert {heading for heading in headings(3) if heading.startswith("TokenBroker")} == alerts()
     named = re.findall(r"runbook: docs/operations\.md#(\S+)", ALERTS.read_text())
     assert sorted(named) == sorted(anchor(alert) for alert in alerts())
+
+
+def test_every_alert_has_its_drill() -> None:
+    assert {alert for drill in DRILLS for alert in drill.alerts} == alerts()
 
 
 def test_every_emergency_has_its_runbook() -> None:
