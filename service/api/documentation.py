@@ -17,7 +17,11 @@ TAGS = [
         "description": "What services need: a token that works now, and another when it does not.",
     },
     {"name": "grants", "description": "Users: connect them, look at where they stand, take them over, let them go."},
-    {"name": "callers", "description": "Internal services, what each may do, and their keys. For operators."},
+    {
+        "name": "callers",
+        "description": "Internal services, what each may do, and their keys. `GET /me` is for everybody, the rest for "
+        "operators.",
+    },
     {"name": "applications", "description": "Registrations at Versature and their secrets. For operators."},
     {"name": "audit", "description": "Who got whose token, and who decided what. For operators."},
     {"name": "operations", "description": "Whether the broker is well. Without a key."},
@@ -124,6 +128,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     for path in found["paths"].values():
         for operation in path.values():
             _plain_parameters(operation)
+            _describe_success(operation, schemas)
             _document_problems(operation)
             _document_headers(operation)
             _document_choices(operation)
@@ -151,6 +156,15 @@ def _plain_parameters(operation: dict[str, Any]) -> None:
         if len(kinds) == 1:
             del schema["anyOf"]
             parameter["schema"] = {**kinds[0], **schema}
+
+
+def _describe_success(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """A good answer is described by what it holds; the framework calls them all a successful response."""
+    for response in operation["responses"].values():
+        if response["description"] == "Successful Response":
+            shape = response.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
+            said = schemas.get(shape.rpartition("/")[2], {}).get("description")
+            response["description"] = said or operation["summary"]
 
 
 def _heirs(shape: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -195,7 +195,7 @@ def problem_example(code: str) -> dict[str, object]:
         "title": problem.title,
         "status": problem.status,
         "code": code,
-        "detail": problem.explanation,
+        "detail": problem.explanation.replace("`", ""),
         "request_id": "0f4b2a6c9d8e47718f0a3c5b6d7e8f90",
         **_EXAMPLES.get(code, {}),
     }

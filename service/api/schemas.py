@@ -207,6 +207,13 @@ class ProblemConnect(BaseModel):
     href: str
 
 
+class FieldError(BaseModel):
+    """What is wrong with one part of a request."""
+
+    field: str
+    message: str
+
+
 class ProblemBody(BaseModel):
     """RFC 9457 problem details. `code` never changes its meaning; sentences may."""
 
@@ -219,7 +226,7 @@ class ProblemBody(BaseModel):
     reason: Annotated[Reason | None, Field(description="Of `reauthorization_required`: why")] = None
     connect: Annotated[ProblemConnect | None, Field(description="Where only the user can help: how to ask")] = None
     errors: Annotated[
-        list[dict[str, str]] | None, Field(description="Of `invalid_request`: each `field` and its `message`")
+        list[FieldError] | None, Field(description="Of `invalid_request`: what is wrong with which field")
     ] = None
 
 

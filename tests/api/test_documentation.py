@@ -1,6 +1,7 @@
 """Swagger UI is worth debugging with: calls, parameters and problems are explained, and every example is a real one."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,34 @@ def test_no_parameter_is_said_to_take_null_which_no_address_can_hold() -> None:
 def test_a_listing_does_not_promise_a_default_application() -> None:
     said = {parameter["name"]: parameter["description"] for parameter in OPERATIONS["list_grants"]["parameters"]}
     assert said["application"] == "Of this application only"
+
+
+def test_every_good_answer_says_what_it_is() -> None:
+    said = {
+        (name, status): response["description"]
+        for name, operation in OPERATIONS.items()
+        for status, response in operation["responses"].items()
+    }
+    assert [where for where, text in said.items() if text in {"", "Successful Response"}] == []
+    assert said["get_token", "200"] == "A valid access token."
+    assert said["remove_key", "204"] == "End one key of a caller"
+
+
+def test_the_four_steps_of_a_caller_are_at_the_top_and_lead_to_calls_that_exist() -> None:
+    named = re.findall(r"`(GET|POST) (/[^`]+)`", DOCUMENT["info"]["description"])
+    assert [(method, path) for method, path in named if method.lower() not in DOCUMENT["paths"].get(path, {})] == []
+    assert len(named) == 4
+
+
+def test_examples_of_problems_hold_no_markup() -> None:
+    assert [code for code, example in COMPONENTS["examples"].items() if "`" in json.dumps(example)] == []
+
+
+def test_no_answer_holds_a_shape_without_a_name() -> None:
+    """A generated client would have to make one up."""
+    for name, schema in COMPONENTS["schemas"].items():
+        for field, inside in schema.get("properties", {}).items():
+            assert '"items": {"additionalProperties"' not in json.dumps(inside), (name, field)
 
 
 def test_every_group_of_calls_is_introduced_in_the_order_of_need() -> None:

@@ -102,6 +102,8 @@ async def test_every_code_has_a_page_that_explains_it(front: Front) -> None:
         assert answer.headers["Content-Type"].startswith("text/html")
         for told in (problem.title, code, str(problem.status)):
             assert told in html.unescape(answer.text)
+        assert "`" not in answer.text, "what is code is shown as code"
+        assert answer.text.count("<code>") == problem.explanation.count("`") / 2
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert code_of(await front.bare("GET", "/problems/nonsense")) == (404, "not_found")
 
