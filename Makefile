@@ -35,7 +35,10 @@ test-browser: $(DEV)  ## the connect flow in a real Chromium
 		|| { echo "make test-browser needs chromium on PATH: install your system's package (Debian: apt-get install chromium)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -m browser tests/e2e
 
-test-crash: $(DEV)  ## the crash matrix and long traffic: processes killed, servers lost, answers dropped
+test-crash: $(DEV)  ## the crash matrix, alert drills and long traffic: processes killed, servers lost, answers dropped
+	@command -v promtool >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus >/dev/null; } \
+		|| echo "without promtool the alert drills are skipped (Debian: apt-get install prometheus)" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash
 
 check: lint  ## formatting, lint, types, import rules, security, drift of API and schema

@@ -34,8 +34,11 @@ DESCRIPTION = """
 Hands out Versature access tokens to internal services.
 
 1. Press **Authorize** and enter your service's key. `GET /me` shows what it may do.
+
 2. `GET /tokens/{user}` gives you a token that works now, and says for how long.
+
 3. A user who is not connected, or no more, needs `POST /grants/{user}/connect`: it gives you a link for their browser.
+
 4. When Versature answers 401 to a token, report that to `POST /tokens/{user}/rejected`: it gives you another one.
 
 Errors are `application/problem+json` (RFC 9457); their `code` is stable and `type` leads to a page that explains it.

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ from service.telemetry import Metrics
 
 OK = "ok"
 SAMPLE = 200
+NOTHING_THERE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 MOST_SKEW = timedelta(seconds=60)
 
 
@@ -187,6 +189,11 @@ async def _provider(container: Container, application: Application) -> Finding:
     if reached.skew is not None and abs(reached.skew) > MOST_SKEW:
         seconds = round(reached.skew / timedelta(seconds=1))
         return Finding(name, False, f"the clock of {host} is {seconds:+d} s from ours: mend ours by NTP if it is wrong")
+    if reached.status in NOTHING_THERE:
+        path = urlsplit(application.token_url).path
+        return Finding(name, False, f"{host} has nothing at {path} ({reached.status}): is that the token URL?")
+    if reached.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Finding(name, False, f"{host} is in trouble ({reached.status}): see the runbook Versature lost")
     return Finding(name, True, f"{host} answers ({reached.status})")
 
 

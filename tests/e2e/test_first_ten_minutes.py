@@ -106,4 +106,8 @@ async def test_a_callers_first_ten_minutes(stage: Stage, chromium: Browser, phon
         await docs.page.goto(f"{stage.broker.base_url}{problem['type']}")
         await expect(docs.page.get_by_role("heading", level=1)).to_have_text(problem["title"])
         await docs.keep_screenshot("problem")
+    await phone.page.goto(f"{stage.broker.base_url}/docs")
+    await expect(phone.page.get_by_text("A valid access token for a user")).to_be_visible()
+    assert await phone.fits()
+    await phone.keep_screenshot("first-phone")
     assert outside == []

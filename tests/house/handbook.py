@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from service.cli.shown_settings import shown_settings
@@ -78,6 +79,22 @@ def metrics() -> list[Described]:
         return found.catalogue
 
     return asyncio.run(assemble())
+
+
+def parts() -> set[str]:
+    """Every part of a whole broker's readiness."""
+
+    async def ask() -> set[str]:
+        variables = {"BROKER_ENCRYPTION_KEYS": SEALING_KEY, "BROKER_REDIS_URL": "redis://127.0.0.1:9"}
+        with tempfile.TemporaryDirectory() as folder:
+            own = {"BROKER_DATABASE_URL": f"sqlite+aiosqlite:///{folder}/b.db", "BROKER_ESCROW_DIR": f"{folder}/escrow"}
+            container = build(settings_from({**variables, **own}), Metrics())
+            try:
+                return set(await container.services.health.parts())
+            finally:
+                await container.close()
+
+    return asyncio.run(ask())
 
 
 def metrics_table() -> Iterator[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from service.config import Settings
 from tests.drills.catalogue import DRILLS
-from tests.house.handbook import HANDBOOK, MEANINGS, metrics, with_generated_parts
+from tests.house.handbook import HANDBOOK, MEANINGS, metrics, parts, with_generated_parts
 from tests.house.tree import ROOT
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -78,6 +78,11 @@ def test_every_alert_has_its_paragraph_and_every_paragraph_its_alert() -> None:
 
 def test_every_alert_has_its_drill() -> None:
     assert {alert for drill in DRILLS for alert in drill.alerts} == alerts()
+
+
+def test_every_part_of_readiness_is_explained() -> None:
+    table = HANDBOOK.read_text().partition("| part |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == parts()
 
 
 def test_every_emergency_has_its_runbook() -> None:
