@@ -9,6 +9,7 @@ from functools import partial
 
 import httpx
 import psycopg
+from redis import Redis
 
 from tests.drills.drill import drill
 from tests.drills.scene import ADMIN_KEY, Replica, Scene, SetClock, until
@@ -58,6 +59,27 @@ async def redis_is_killed(scene: Scene) -> None:
         assert "Redis cannot be asked" in await scene.doctor_says("redis")
         await scene.trouble(replica)
     await replica.shows("token_broker_redis_bypassed", lambda value: value == 0)
+    await replica.is_part("redis", "ready")
+    await scene.healed(replica)
+
+
+@drill("TokenBrokerRedisAway")
+async def redis_is_full(scene: Scene) -> None:
+    scene.with_redis()
+    await scene.prepare()
+    replica = await scene.start()
+    await scene.calm(replica)
+    with Redis.from_url(scene.redis.url) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        try:
+            await replica.is_part("redis", "degraded")
+            assert "takes nothing new" in await scene.doctor_says("redis")
+            await scene.import_(replica, "alice")
+            assert await replica.token("alice") == 200
+            await scene.trouble(replica)
+        finally:
+            client.config_set("maxmemory", "0")
     await replica.is_part("redis", "ready")
     await scene.healed(replica)
 
