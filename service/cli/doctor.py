@@ -33,7 +33,8 @@ from service.telemetry import Metrics
 
 OK = "ok"
 SAMPLE = 200
-NOTHING_THERE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+DOWN = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+"""What a proxy says for a server that is away. Any other answer to our HEAD may be how a provider treats a HEAD."""
 MOST_SKEW = timedelta(seconds=60)
 
 
@@ -189,10 +190,7 @@ async def _provider(container: Container, application: Application) -> Finding:
     if reached.skew is not None and abs(reached.skew) > MOST_SKEW:
         seconds = round(reached.skew / timedelta(seconds=1))
         return Finding(name, False, f"the clock of {host} is {seconds:+d} s from ours: mend ours by NTP if it is wrong")
-    if reached.status in NOTHING_THERE:
-        path = urlsplit(application.token_url).path
-        return Finding(name, False, f"{host} has nothing at {path} ({reached.status}): is that the token URL?")
-    if reached.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if reached.status in DOWN:
         return Finding(name, False, f"{host} is in trouble ({reached.status}): see the runbook Versature lost")
     return Finding(name, True, f"{host} answers ({reached.status})")
 
