@@ -28,10 +28,14 @@ def migrate(connection: Connection) -> None:
 
 
 def _behave_in_postgresql(connection: Connection) -> None:
-    """One migration at a time; as long as it needs, but never in the way of others for long."""
+    """One migration at a time; as long as it needs, but never in the way of others for long.
+
+    Whoever waits for a table's lock keeps everybody waiting who comes later, so brokers must be the more patient ones.
+    """
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('token-broker migrations'))"))
+    connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
 
 
 async def migrate_development_database() -> None:

@@ -1,9 +1,9 @@
-"""How the database is: there, of this version's schema, and of one time with us."""
+"""How the database is: there, with a schema that this version can work on, and of one time with us."""
 
 from sqlalchemy import text
 
 from service.adapters.sql_database import Database
-from service.adapters.sql_migrations import schema_is_current
+from service.adapters.sql_migrations import schema_fits
 from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 from service.core.health import READY, PartHealth, Readiness
@@ -22,11 +22,11 @@ class DatabaseHealth:
         if self._database.is_bypassed:
             return _AWAY
         try:
-            if await schema_is_current(self._database):
+            if await schema_fits(self._database):
                 return READY
         except StoreUnavailable:
             return _AWAY
-        return PartHealth(Readiness.NOT_READY, "the schema is another version's: run token-broker migrate")
+        return PartHealth(Readiness.NOT_READY, "the schema is not this version's yet: run token-broker migrate")
 
     async def durability(self) -> PartHealth:
         """Whether what the database has confirmed survives its crash: everything here relies on it."""

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
+from service.adapters.sql_migrations import alembic_config, migrate, schema_fits
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.clock import SystemClock
 from service.core.errors import StoreUnavailable
@@ -86,7 +86,7 @@ async def test_the_background_never_waits_for_a_grant_that_somebody_else_has_loc
 
 async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailable(postgres: Server) -> None:
     empty = Database(new_database(postgres, "unmigrated"), pool_size=2, clock=SystemClock())
-    assert not await schema_is_current(empty)
+    assert not await schema_fits(empty)
     with pytest.raises(StoreUnavailable):
         await SqlGrantStore(empty).get(ALICE)
     await empty.close()
@@ -102,10 +102,32 @@ async def test_migrations_go_down_and_up_again_in_postgresql_too(postgres: Serve
     await migrate(moved)
     async with moved.write() as connection:
         await connection.run_sync(lambda sync: command.downgrade(alembic_config(sync), "base"))
-    assert not await schema_is_current(moved)
+    assert not await schema_fits(moved)
     await migrate(moved)
-    assert await schema_is_current(moved)
+    assert await schema_fits(moved)
     await moved.close()
+
+
+async def test_a_migration_gives_way_before_brokers_that_wait_behind_it_give_up(postgres: Server) -> None:
+    url = new_database(postgres, "dumped")
+    database, dump = (Database(url, pool_size=3, clock=SystemClock()) for _ in range(2))
+    await migrate(database)
+    async with database.write() as connection:
+        await connection.run_sync(lambda sync: command.downgrade(alembic_config(sync), "0001"))
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'")
+    async with dump.write() as connection:
+        await connection.execute(text("SELECT count(*) FROM grants"))
+        migration = asyncio.create_task(migrate(database))
+        while not (await connection.execute(waiting)).scalar_one() and not migration.done():  # noqa: ASYNC110 - locks
+            await asyncio.sleep(0.01)
+        async with database.read() as broker:
+            await broker.execute(text("SELECT count(*) FROM grants"))
+        with pytest.raises(StoreUnavailable, match="try again"):
+            await migration
+    await migrate(database)
+    assert await schema_fits(database)
+    await database.close()
+    await dump.close()
 
 
 async def test_migrations_started_at_once_do_the_work_only_once(postgres: Server, tmp_path: Path) -> None:
@@ -124,5 +146,5 @@ async def test_migrations_started_at_once_do_the_work_only_once(postgres: Server
     ]
     assert [await migration.wait() for migration in migrations] == [0, 0, 0]
     database = Database(url, pool_size=1, clock=SystemClock())
-    assert await schema_is_current(database)
+    assert await schema_fits(database)
     await database.close()

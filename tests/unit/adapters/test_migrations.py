@@ -13,7 +13,7 @@ from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import alembic_config, migrate, schema_is_current
+from service.adapters.sql_migrations import alembic_config, migrate, schema_fits
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
@@ -143,40 +143,59 @@ async def test_a_migration_that_fails_midway_leaves_nothing(database: Database) 
     assert await counts(database) == {"grants": 0}
 
 
-async def test_a_migrated_schema_is_current(database: Database) -> None:
+async def test_a_migrated_schema_fits(database: Database) -> None:
     await migrate(database)
-    assert await schema_is_current(database)
+    assert await schema_fits(database)
 
 
-async def test_a_new_file_has_no_current_schema(database: Database) -> None:
-    assert not await schema_is_current(database)
+async def test_a_new_file_has_no_schema_that_fits(database: Database) -> None:
+    assert not await schema_fits(database)
 
 
 @pytest.mark.parametrize("revision", [*EARLIER, "base"])
-async def test_an_earlier_schema_is_not_current(database: Database, revision: str) -> None:
+async def test_an_earlier_schema_does_not_fit(database: Database, revision: str) -> None:
     await migrate(database)
     await move(database, command.downgrade, revision)
-    assert not await schema_is_current(database)
+    assert not await schema_fits(database)
 
 
-async def test_a_later_versions_schema_is_not_current(database: Database) -> None:
+async def test_a_later_versions_schema_fits_and_is_left_alone(database: Database) -> None:
     await migrate(database)
+    await fill(database)
+    await call_the_schema(database, "9999")
+    before = await contents(database)
+    assert await schema_fits(database)
+    await migrate(database)
+    assert await contents(database) == before
+    async with database.read() as connection:
+        assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one() == "9999"
+
+
+@pytest.mark.parametrize("revision", ["from the future", "10000", "a999", "0000"])
+async def test_a_schema_of_no_version_of_ours_does_not_fit(database: Database, revision: str) -> None:
+    await migrate(database)
+    await call_the_schema(database, revision)
+    assert not await schema_fits(database)
+    with pytest.raises(StoreUnavailable):
+        await migrate(database)
+
+
+async def call_the_schema(database: Database, revision: str) -> None:
     async with database.write() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = 'from the future'"))
-    assert not await schema_is_current(database)
+        await connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
 Ask = Callable[[Database], Awaitable[object]]
 
 
-@pytest.mark.parametrize("ask", [migrate, schema_is_current])
+@pytest.mark.parametrize("ask", [migrate, schema_fits])
 async def test_a_database_that_is_away_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
     async with out_of_reach(sqlite_url(tmp_path / "missing" / "broker.db"), FakeClock()) as away:
         with pytest.raises(StoreUnavailable):
             await ask(away)
 
 
-@pytest.mark.parametrize("ask", [migrate, schema_is_current])
+@pytest.mark.parametrize("ask", [migrate, schema_fits])
 async def test_a_file_that_is_no_database_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "broker.db").write_bytes(b"no database at all " * 1000)
     async with opened(sqlite_url(tmp_path / "broker.db"), FakeClock()) as corrupt:
