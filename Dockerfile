@@ -30,6 +30,8 @@ EXPOSE 8001
 CMD ["python", "-m", "sandbox", "--host", "0.0.0.0", "--port", "8001"]
 
 FROM runtime AS broker
+LABEL org.opencontainers.image.title="token-broker" \
+      org.opencontainers.image.version="0.1.0"
 COPY alembic alembic
 ENV BROKER_HOST=0.0.0.0 \
     BROKER_ESCROW_DIR=/var/lib/token-broker/escrow \
