@@ -64,7 +64,7 @@ openapi: $(PRODUCT)  ## write openapi.json anew
 	@$(BIN)/token-broker openapi >openapi.json.new
 	@mv openapi.json.new openapi.json
 
-handbook: $(DEV)  ## write the generated parts of docs/operations.md anew
+handbook: $(DEV)  ## write the generated parts of docs/ anew
 	@$(BIN)/python -m tests.house.handbook
 
 lock: $(DEV)  ## write requirements*.txt anew; LOCK_FLAGS=--upgrade moves the versions

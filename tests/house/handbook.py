@@ -1,20 +1,24 @@
-"""The parts of docs/operations.md that follow from the code. `python -m tests.house.handbook` writes them anew."""
+"""The parts of docs/ that follow from the code. `python -m tests.house.handbook` writes them anew."""
 
+import ast
 import asyncio
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from service.cli.shown_settings import shown_settings
 from service.config import Settings
 from service.container import build
 from service.core.attempts import Ending
 from service.telemetry import Described, Metrics
-from tests.house.tree import ROOT
+from tests.house.tree import ROOT, modules, syntax
 from tests.support.brokers import SEALING_KEY, settings_from
 
 HANDBOOK = ROOT / "docs" / "operations.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 MEANINGS = {
     "VERSATURE_CLIENT_ID": "client id of the application `default`; without it there is none",
@@ -113,12 +117,27 @@ def endings_table() -> Iterator[str]:
         yield f"| `{ending}` | {ending.explanation} |"
 
 
-PARTS = {"settings": settings_table, "metrics": metrics_table, "endings": endings_table}
+def rooms_table() -> Iterator[str]:
+    """Every module of the product with the first line of what it says about itself."""
+    yield "| module | its job |"
+    yield "|---|---|"
+    for path in modules("service"):
+        name = path.relative_to(ROOT / "service").as_posix()
+        if path.name != "__init__.py":
+            yield f"| `{name}` | {(ast.get_docstring(syntax(path)) or '').splitlines()[0]} |"
 
 
-def with_generated_parts(text: str) -> str:
-    """*text* with every part between its markers as it should be."""
-    for name, lines in PARTS.items():
+PAGES = {
+    HANDBOOK: {"metrics": metrics_table, "endings": endings_table},
+    CONFIGURATION: {"settings": settings_table},
+    ARCHITECTURE: {"rooms": rooms_table},
+}
+
+
+def with_generated_parts(page: Path) -> str:
+    """The text of *page* with every part between its markers as it should be."""
+    text = page.read_text()
+    for name, lines in PAGES[page].items():
         begin, end = f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise LookupError(f"the markers of {name} are not there, or not once")
@@ -129,8 +148,9 @@ def with_generated_parts(text: str) -> str:
 
 
 def main() -> None:
-    HANDBOOK.write_text(with_generated_parts(HANDBOOK.read_text()))
-    sys.stdout.write(f"{HANDBOOK.relative_to(ROOT)} is up to date\n")
+    for page in PAGES:
+        page.write_text(with_generated_parts(page))
+        sys.stdout.write(f"{page.relative_to(ROOT)} is up to date\n")
 
 
 if __name__ == "__main__":

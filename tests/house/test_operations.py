@@ -10,7 +10,7 @@ import pytest
 
 from service.config import Settings
 from tests.drills.catalogue import DRILLS
-from tests.house.handbook import HANDBOOK, MEANINGS, metrics, parts, with_generated_parts
+from tests.house.handbook import HANDBOOK, MEANINGS, PAGES, metrics, parts, with_generated_parts
 from tests.house.tree import ROOT
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -104,9 +104,9 @@ def test_every_alert_is_tried_once_firing_and_once_silent() -> None:
         assert f"- alertname: {alert}\n        eval_time: 150m\n        exp_alerts: []\n" in tried
 
 
-def test_the_generated_parts_of_the_handbook_are_up_to_date() -> None:
-    text = HANDBOOK.read_text()
-    assert text == with_generated_parts(text), "run: make handbook"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_generated_parts_of_a_page_are_up_to_date(page: Path) -> None:
+    assert page.read_text() == with_generated_parts(page), "run: make handbook"
 
 
 def test_every_setting_has_a_meaning() -> None:

@@ -1,0 +1,104 @@
+"""Every command of every page is run, in the order in which its reader meets it."""
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # its stubs are one more package, for two lines
+
+from tests.docs.pages import Block, blocks, pages
+from tests.docs.shell import shell_in
+from tests.docs.worlds import World, log_in, opened
+from tests.house.tree import ROOT
+
+NOT_RUN = {
+    r"make (test|check)\b": "would run this test within itself; `.ci/run` runs it",
+    r"make demo\b": "stays in front; the world `demo` is started by it",
+}
+"""The commands of the pages that are not run here, each with the reason. Docker has a stand-in: see worlds.py."""
+
+EXECUTED = {"sh", "python", "js"}
+CHECKED = {"json": json.loads, "yaml": yaml.safe_load, "python": ast.parse}
+SHOWN_ONLY = {"", "text", "mermaid", "sql"}
+SHARED_WORLDS = {"demo", "house"}
+"""Pages leave these as they found them, so that one is enough for all; every other world is made for one page."""
+
+
+def journeys() -> dict[str, list[tuple[str, str]]]:
+    """What to try together: pages, each with the world it is tried in, by a name for the test."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for block in blocks():
+        if block.world is not None:
+            name = block.world if block.world in SHARED_WORLDS else f"{block.world}-{block.page}"
+            steps = found.setdefault(name, [])
+            if (block.page, block.world) not in steps:
+                steps.append((block.page, block.world))
+    return found
+
+
+def without_what_is_not_run(block: Block) -> str:
+    """The block's text less the lines that are not run here."""
+    if block.language != "sh":
+        return block.text
+    unwanted = re.compile("|".join(NOT_RUN))
+    return "".join(line for line in block.text.splitlines(keepends=True) if not unwanted.match(line))
+
+
+@pytest.mark.parametrize("journey", journeys())
+def test_the_commands_of_the_pages_do_what_they_say(
+    journey: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    steps = journeys()[journey]
+    with opened(steps[0][1], tmp_path, request) as place:
+        for step in steps:
+            follow([block for block in blocks() if (block.page, block.world) == step], place)
+
+
+def follow(followed: list[Block], place: World) -> None:
+    """Type all blocks into one shell, and be the person at the browser."""
+    with shell_in(place) as shell:
+        for block in followed:
+            if block.language == "js" and shutil.which("node") is None:
+                pytest.skip(
+                    "node is not on PATH: what comes from there on was not tried (Debian: apt-get install nodejs)"
+                )
+            printed = shell.type(without_what_is_not_run(block), block.language)
+            if block.login is not None:
+                [link] = re.findall(r'"connect_url":"([^"]+)"', printed)
+                log_in(link, block.login)
+
+
+def test_every_command_has_a_world_or_a_reason() -> None:
+    lost = [
+        f"{block.page}: {block.text}"
+        for block in blocks()
+        if block.language == "sh" and block.world is None and without_what_is_not_run(block).strip()
+    ]
+    assert lost == []
+
+
+def test_every_reason_is_still_needed() -> None:
+    lines = [line for block in blocks() if block.language == "sh" for line in block.text.splitlines()]
+    assert [pattern for pattern in NOT_RUN if not any(re.match(pattern, line) for line in lines)] == []
+
+
+def test_what_is_shown_is_well_formed() -> None:
+    for block in blocks():
+        assert block.language in EXECUTED | CHECKED.keys() | SHOWN_ONLY, f"{block.page}: {block.language}"
+        if check := CHECKED.get(block.language):
+            check(block.text)
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]+))?\)", text):
+        place = (page.parent / target) if target else page
+        assert place.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", place.read_text(), re.MULTILINE)
+            known = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in known, f"{target}#{anchor}"
