@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 LAST_CHANCE = 0.1
 """Seconds for each part whose time for draining has been used up by others."""
+
+CANCEL_AGAIN = 0.25
+"""Seconds after which a task that was cancelled and goes on is cancelled again."""
 
 
 class Closable(Protocol):
@@ -107,9 +110,7 @@ class Container:
 
     async def close(self) -> None:
         """Let flights land and answers reach the database within the time for draining, then close in reverse order."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _cancel(self._tasks)
         self._ending.begin()
         end = (self._ending.began_at or 0.0) + self._drain_within.total_seconds()
         for part in self._drains:
@@ -118,3 +119,12 @@ class Container:
                 log.error("closing with unfinished work", extra={"part": type(part).__name__, "count": left})
         for connected in self._closes:
             await connected.close()
+
+
+async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
+    """End *tasks*. Python 3.11's `wait_for`, which drivers use, may swallow a cancellation: so it is repeated."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)

@@ -1,6 +1,8 @@
-"""A process starts, whatever an earlier one left behind."""
+"""A process starts, whatever an earlier one left behind, and ends, whatever is under way."""
 
+import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from service.core.errors import StoreUnavailable
 from service.core.health import READY, PartHealth
 from service.core.records import EscrowEntry
-from service.lifecycle import Container
+from service.lifecycle import Container, Ending
 from tests.support.memory_ports import MemoryEscrow
 from tests.support.replicas import VERSATURE, House, Replica
 
@@ -61,3 +63,26 @@ async def test_a_database_that_does_not_take_what_waits_does_not_keep_a_process_
     house.grants.away_for = set()
     await replica.recovery.replay()
     assert (await house.row()).generation == 2
+
+
+async def test_a_driver_that_swallows_a_cancellation_does_not_keep_a_process_from_ending(house: House) -> None:
+    swallowed = asyncio.Event()
+
+    async def duty() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if swallowed.is_set():
+                    raise
+                swallowed.set()
+
+    ending = container(house.replica())
+    ending._drains, ending._closes, ending._drain_within, ending._ending = (), (), timedelta(0), Ending()
+    task = asyncio.create_task(duty())
+    await asyncio.sleep(0)
+    ending._tasks.append(task)
+    async with asyncio.timeout(10):
+        await ending.close()
+    assert swallowed.is_set()
+    assert task.cancelled()
