@@ -152,14 +152,17 @@ async def broker_here(
 
 @contextlib.asynccontextmanager
 async def broker_process(
-    variables: Mapping[str, str], *, log: int | IO[bytes] = asyncio.subprocess.DEVNULL
+    variables: Mapping[str, str], *, log: int | IO[bytes] = asyncio.subprocess.DEVNULL, tree: Path | None = None
 ) -> AsyncIterator[Broker]:
-    """A broker as a process of its own, ended by SIGTERM; it must end well, unless the test has killed it."""
+    """A broker as a process of its own, ended by SIGTERM; it must end well, unless the test has killed it.
+
+    It is of the version in *tree*, or of this one.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("BROKER_", "VERSATURE_"))}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", "serve", env={**clean, **variables}, stderr=log
+        sys.executable, "-m", "service", "serve", env={**clean, **variables}, stderr=log, cwd=tree
     )
-    base_url = f"http://127.0.0.1:{variables['BROKER_PORT']}"
+    base_url = f"http://{variables['BROKER_HOST']}:{variables['BROKER_PORT']}"
     try:
         async with client_of(base_url) as client:
             await until_healthy(client, process)
