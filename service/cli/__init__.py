@@ -61,7 +61,7 @@ def migrate() -> None:
     async def work(container: Container) -> None:
         await run_migrations(container.database)
 
-    run_with_container(work)
+    run_with_container(work, on_empty_database=True)
     typer.echo("The schema is up to date.", err=True)
 
 

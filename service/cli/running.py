@@ -41,8 +41,11 @@ def settings_or_exit() -> Settings:
         raise typer.Exit(USAGE) from None
 
 
-def run_with_container(work: Callable[[Container], Awaitable[T]]) -> T:
-    """Do *work* on the database directly; what the core refuses is one line and exit code 1, malformed arguments 2."""
+def run_with_container(work: Callable[[Container], Awaitable[T]], *, on_empty_database: bool = False) -> T:
+    """Do *work* on the database directly; what the core refuses is one line and exit code 1, malformed arguments 2.
+
+    Nothing is read beforehand where *on_empty_database* says that there may be nothing to read.
+    """
     settings = settings_or_exit()
     configure_logging("error", "human")
 
@@ -50,7 +53,8 @@ def run_with_container(work: Callable[[Container], Awaitable[T]]) -> T:
         acting.set(Actor(COMMAND_LINE))
         container = build(settings, Metrics(), works_alone=False)
         try:
-            await container.start()
+            if not on_empty_database:
+                await container.start()
             return await work(container)
         finally:
             await container.close()
