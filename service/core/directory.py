@@ -44,7 +44,8 @@ class Directory:
         self._store, self._clock, self._policy = store, clock, policy
         self._default_application = default_application
         self._fixed = [Identity(ADMIN, ApiKey(secret_digest(admin_key), ADMIN.name))] if admin_key else []
-        self._version: int | None = None
+        self.version: int | None = None
+        """Moves whenever callers, keys or applications change; None before the first read."""
         self._checked_at: datetime | None = None
         self.good_until = 0.0
         """Until when (seconds since 1970) nobody needs to ask whether anything changed."""
@@ -56,13 +57,8 @@ class Directory:
         self._checks: Flights[None, None] = Flights()
 
     @property
-    def version(self) -> int | None:
-        """Moves whenever callers, keys or applications change; None before the first read."""
-        return self._version
-
-    @property
     def is_loaded(self) -> bool:
-        return self._version is not None
+        return self.version is not None
 
     async def health(self) -> PartHealth:
         """Not ready before the first read: another replica knows its callers."""
@@ -122,7 +118,7 @@ class Directory:
 
     async def _check(self) -> None:
         asked_at = self._clock.now()
-        if await self._store.version() != self._version:
+        if await self._store.version() != self.version:
             self._take_in(await self._store.load())
         self._checked_at = asked_at
         self.good_until = (asked_at + self._policy.local_cache).timestamp()
@@ -137,7 +133,7 @@ class Directory:
         self._identities = {identity.key.digest: identity for identity in [*identities, *self._fixed]}
         self._callers, self._keys = list(rows.callers), list(rows.keys)
         self._applications, self._defaults = applications, rows.defaults
-        self._version = rows.version
+        self.version = rows.version
 
     async def _refresh(self) -> None:
         """Check if the last answer is older than promised; go on with it when the database is away."""

@@ -1,10 +1,12 @@
 """Decisions joined beforehand: who may have which token, for as long as nothing about that changes."""
 
-import hashlib
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 
 from service.core.audit import Audit
+from service.core.bounded import Bounded
 from service.core.clock import Clock
 from service.core.directory import Directory, Identity
 from service.core.interest import Interest
@@ -13,9 +15,12 @@ from service.core.local_cache import Entry, LocalCache
 from service.core.model import AccessToken, GrantId
 
 MOST_PASSES = 200_000
+MOST_BYTES = 128 * 1024 * 1024
 LARGEST_TOKEN = 16 * 1024
 LONGEST_ADDRESS = 1024
 """Bytes of path and query; who asks in more words is not remembered, or many such words would fill the memory."""
+
+_SIZE_WITHOUT_NAMES = 1024
 
 PassKey = tuple[bytes, bytes, bytes]
 """SHA-256 of the API key, the path and the query, as they came."""
@@ -24,28 +29,18 @@ PassKey = tuple[bytes, bytes, bytes]
 class Pass:
     """One caller's right to one answer. It counts what is taken on it; others collect that.
 
-    `answer` is whoever renders it to keep, good for the whole seconds of life in `answers_for`.
+    It keeps no token alive: an entry that the cache forgets is gone.
     """
 
-    __slots__ = (
-        "answer",
-        "answers_for",
-        "caller",
-        "entry",
-        "expires_at",
-        "expires_in",
-        "grant",
-        "taken",
-        "until",
-        "version",
-    )
+    __slots__ = ("caller", "entry", "grant", "key", "size", "taken", "until", "version")
 
-    def __init__(self, caller: str, grant: GrantId, entry: Entry, until: float, version: int | None) -> None:
-        self.caller, self.grant, self.entry, self.until, self.version = caller, grant, entry, until, version
-        self.expires_at = entry.token.expires_at.timestamp()
-        self.taken, self.expires_in = 0, 0
-        self.answer: object = None
-        self.answers_for = -1
+    def __init__(
+        self, key: PassKey, caller: str, grant: GrantId, entry: Entry, until: float, version: int | None
+    ) -> None:
+        self.key, self.caller, self.grant, self.until, self.version = key, caller, grant, until, version
+        self.entry, self.taken = weakref.ref(entry), 0
+        self.size = _SIZE_WITHOUT_NAMES + len(key[1]) + len(key[2])
+        """About."""
 
 
 class Lane:
@@ -65,8 +60,9 @@ class Lane:
         count: Callable[[int], None],
     ) -> None:
         self._local, self._directory, self._audit, self._interest = local, directory, audit, interest
-        self._clock, self._count = clock, count
-        self._passes: dict[PassKey, Pass] = {}
+        self._count, self._now = count, clock.timestamp
+        self._passes: Bounded[PassKey, Pass] = Bounded(MOST_PASSES, MOST_BYTES)
+        self._find = self._passes.get
         self._touched: list[Pass] = []
 
     def offer(
@@ -91,30 +87,27 @@ class Lane:
         until = satisfied_until(token, min_ttl).timestamp()
         if identity.key.expires_at is not None:
             until = min(until, identity.key.expires_at.timestamp())
-        if len(self._passes) >= MOST_PASSES:
-            self._passes.pop(next(iter(self._passes)))
-        self._passes[identity.key.digest, path, query] = Pass(
-            identity.caller.name, grant, entry, until, self._directory.version
-        )
+        key = (identity.key.digest, path, query)
+        self._passes.put(key, Pass(key, identity.caller.name, grant, entry, until, self._directory.version))
 
-    def take(self, key: bytes, path: bytes, query: bytes) -> Pass | None:
-        """The pass for a request, counted, with the seconds its token lives; None when it has to take the long way."""
-        found = self._passes.get((hashlib.sha256(key).digest(), path, query))
+    def take(self, api_key: bytes, path: bytes, query: bytes) -> tuple[Entry, int] | None:
+        """What a request may have at once, counted, and the seconds it lives; None when it has to take the long way."""
+        found = self._find((sha256(api_key).digest(), path, query))
         if found is None:
             return None
-        now, directory = self._clock.timestamp(), self._directory
+        entry, now, directory = found.entry(), self._now(), self._directory
         if (
-            now >= found.entry.serve_until
+            entry is None
+            or now >= entry.serve_until
             or now >= found.until
             or found.version != directory.version
             or now >= directory.good_until
         ):
             return None
-        found.expires_in = int(found.expires_at - now)
         if not found.taken:
             self._touched.append(found)
         found.taken += 1
-        return found
+        return entry, entry.seconds_left(now)
 
     def collect(self) -> None:
         """Tell the audit, the cache and the background what was taken since the last call."""
@@ -125,6 +118,8 @@ class Lane:
             self._audit.handed_out(found.caller, found.grant, times=found.taken)
             self._interest.note(found.grant)
             self._local.use(found.grant)
+            if self._find(found.key) is found:
+                self._passes.use(found.key)
             found.taken = 0
 
     async def drain(self, _timeout: timedelta) -> int:

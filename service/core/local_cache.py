@@ -1,13 +1,17 @@
 """Access tokens in this process's memory, bounded, evicting what was used longest ago."""
 
-from collections import OrderedDict
+import sys
 from datetime import datetime, timedelta
 
+from service.core.bounded import Bounded
 from service.core.lifetimes import usable_until
 from service.core.model import AccessToken, GrantId
 from service.core.records import Standing
 
 NEVER = float("-inf")
+MAX_ENTRIES = 100_000
+MAX_BYTES = 128 * 1024 * 1024
+_SIZE_WITHOUT_TOKEN = 1536
 
 
 class Entry:
@@ -15,14 +19,35 @@ class Entry:
 
     `serve_until` (seconds since 1970) joins all that speaks about the entry alone: until then it may be handed out
     without a thought. It lies in the past from the moment the entry is dropped, replaced or being renewed, so that
-    whoever holds on to an entry sees that too.
+    whoever holds on to an entry sees that too. `answer` is whoever renders the token to keep, good for as long as it
+    has the whole seconds of life in `answers_for`.
     """
 
-    __slots__ = ("_age", "confirmed_at", "grounded", "serve_until", "token")
+    __slots__ = (
+        "__weakref__",
+        "_age",
+        "_expires_at",
+        "answer",
+        "answers_for",
+        "confirmed_at",
+        "grounded",
+        "serve_until",
+        "size",
+        "token",
+    )
 
     def __init__(self, token: AccessToken, confirmed_at: datetime, age: timedelta) -> None:
         self.token, self.confirmed_at, self._age, self.grounded = token, confirmed_at, age, False
+        self._expires_at = token.expires_at.timestamp()
+        self.answer: object = None
+        self.answers_for = -1
+        self.size = _SIZE_WITHOUT_TOKEN + 2 * sys.getsizeof(token.value) + sys.getsizeof(token.scope)
+        """About; the token counts twice, because an answer holds it again."""
         self._decide()
+
+    def seconds_left(self, now: float) -> int:
+        """The whole seconds that the token lives after *now* (since 1970)."""
+        return int(self._expires_at - now)
 
     def confirm(self, at: datetime) -> None:
         self.confirmed_at = max(at, self.confirmed_at)
@@ -44,8 +69,8 @@ class Entry:
 class LocalCache:
     """Entries by grant, each good for *age* after it was confirmed."""
 
-    def __init__(self, age: timedelta, max_entries: int = 100_000) -> None:
-        self._entries: OrderedDict[GrantId, Entry] = OrderedDict()
+    def __init__(self, age: timedelta, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
+        self._entries: Bounded[GrantId, Entry] = Bounded(max_entries, max_bytes)
         self._age, self._max_entries = age, max_entries
         self._used: set[GrantId] = set()
         self._buried: dict[GrantId, int] = {}
@@ -66,7 +91,7 @@ class LocalCache:
     def use(self, grant: GrantId) -> None:
         """Note that the entry of *grant*, if there is one, was of use."""
         if grant in self._entries:
-            self._entries.move_to_end(grant)
+            self._entries.use(grant)
             self._used.add(grant)
 
     def take_used(self) -> list[GrantId]:
@@ -92,11 +117,9 @@ class LocalCache:
         self._buried.pop(grant, None)
         if known is not None and known.token == token:
             known.confirm(confirmed_at)
+            self._entries.use(grant)
         else:
             self._replace(grant, known, Entry(token, confirmed_at, self._age))
-        self._entries.move_to_end(grant)
-        if len(self._entries) > self._max_entries:
-            self._entries.popitem(last=False)[1].ground()
 
     def bury(self, grant: GrantId, generation: int) -> None:
         """Drop the entry, and let nothing up to *generation* in again: an answer may still be on its way here."""
@@ -106,7 +129,7 @@ class LocalCache:
             del self._buried[next(iter(self._buried))]
 
     def drop(self, grant: GrantId) -> None:
-        entry = self._entries.pop(grant, None)
+        entry = self._entries.pop(grant)
         if entry is not None:
             entry.ground()
 
@@ -128,4 +151,5 @@ class LocalCache:
             if known.grounded:
                 entry.ground()
             known.ground()
-        self._entries[grant] = entry
+        for forgotten in self._entries.put(grant, entry):
+            forgotten.ground()
