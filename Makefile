@@ -16,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-browser test-crash check lint ci openapi handbook lock clean
+.PHONY: help setup demo test test-browser test-crash bench bench-quick check lint ci openapi handbook lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,12 @@ test-crash: $(DEV)  ## the crash matrix, alert drills and long traffic: processe
 		|| echo "without promtool the alert drills are skipped (Debian: apt-get install prometheus)" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash
 
+bench: $(DEV)  ## every performance budget, measured (about eight minutes; use an idle machine)
+	@$(BIN)/python -m bench
+
+bench-quick: $(DEV)  ## that the bench works, under a minute; its figures mean nothing
+	@$(BIN)/python -m bench --quick --report .artefacts/bench-quick.json
+
 check: lint  ## formatting, lint, types, import rules, security, drift of API and schema
 	@$(BIN)/python -m pytest -q tests/house
 
@@ -54,10 +60,11 @@ lint: $(DEV)  ## check without its tests, which `make test` runs too
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
-ci:  ## what .ci/run runs: check, test, test-crash, test-browser
+ci:  ## what .ci/run runs: check, test, test-crash, bench-quick, test-browser
 	@$(MAKE) lint
 	@$(MAKE) test
 	@$(MAKE) test-crash
+	@$(MAKE) bench-quick
 	@$(MAKE) test-browser
 
 openapi: $(PRODUCT)  ## write openapi.json anew

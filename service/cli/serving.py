@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from service.config import Settings
 from service.container import build
@@ -48,18 +49,32 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve_until_stopped(settings: Settings, *, make: Callable[..., Container] = build) -> None:
-    """Answer requests until SIGTERM or SIGINT; tests pass a *make* that replaces parts.
+def listen(host: str, port: int) -> socket.socket:
+    """A listener of our own: nobody else may be there already."""
+    return bound(host, port, socket.SO_REUSEADDR)
+
+
+def bound(host: str, port: int, option: int) -> socket.socket:
+    """A socket at that address, bound under *option*.
 
     Raises:
-        PortTaken: before anything was started.
-        NotStarted: what had been begun has been ended.
+        PortTaken: it cannot be had.
     """
-    configure_logging(settings.broker_log_level, settings.broker_log_format)
-    listener = _listen(settings.broker_host, settings.broker_port)
-    ending = Ending()
-    config = uvicorn.Config(
-        create_app(settings, make=functools.partial(make, ending=ending)),
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as failure:
+        listener.close()
+        raise PortTaken(f"cannot listen on {host}:{port}: {failure.strerror}") from None
+    return listener
+
+
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """The server that the product runs under."""
+    return uvicorn.Config(
+        app,
         loop="uvloop",
         http="httptools",
         lifespan="on",
@@ -71,19 +86,25 @@ def serve_until_stopped(settings: Settings, *, make: Callable[..., Container] = 
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.broker_drain_seconds)),
     )
+
+
+def serve_until_stopped(
+    settings: Settings,
+    *,
+    make: Callable[..., Container] = build,
+    listen: Callable[[str, int], socket.socket] = listen,
+) -> None:
+    """Answer requests until SIGTERM or SIGINT; tests pass a *make* that replaces parts, the bench its own *listen*.
+
+    Raises:
+        PortTaken: before anything was started.
+        NotStarted: what had been begun has been ended.
+    """
+    configure_logging(settings.broker_log_level, settings.broker_log_format)
+    listener = listen(settings.broker_host, settings.broker_port)
+    ending = Ending()
+    config = server_config(create_app(settings, make=functools.partial(make, ending=ending)), settings)
     try:
         _Server(config, ending).run(sockets=[listener])
     except SystemExit:
         raise NotStarted("could not start; the log says why") from None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]"), port))
-    except OSError as failure:
-        listener.close()
-        raise PortTaken(f"cannot listen on {host}:{port}: {failure.strerror}") from None
-    return listener

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, text
 
+from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import migrate
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
-from service.adapters.tables import grants, renewal_paces, to_micros
+from service.adapters.tables import audit, grants, renewal_paces, to_micros
+from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.clock import SystemClock
 from service.core.model import GrantId, GrantState, GrantType, UpstreamRevocation
-from service.core.records import Due
+from service.core.records import Due, GrantFilter
 from tests.contract.databases import sqlite_copy
 from tests.contract.samples import ALICE, FINGERPRINT, HOUR, LEASE, SECOND, TAKEOVER
 from tests.support.clock import FakeClock
@@ -44,6 +46,7 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     async with databases[0].write() as connection:
         await connection.execute(grants.delete())
         await connection.execute(renewal_paces.delete())
+        await connection.execute(audit.delete())
     yield databases
     for database in databases:
         await database.close()
@@ -172,12 +175,12 @@ def watched(database: Database) -> Iterator[list[tuple[str, Any]]]:
     event.remove(database.engine.sync_engine, "before_cursor_execute", note)
 
 
-async def plan(database: Database, seen: list[tuple[str, Any]]) -> str:
+async def plan(database: Database, seen: list[tuple[str, Any]], table: str = "grants") -> str:
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     lines: list[str] = []
     async with database.read() as connection:
         for statement, parameters in seen:
-            if "grants" in statement:
+            if table in statement:
                 rows = await connection.exec_driver_sql(explain + statement, parameters)
                 lines += [str(row[-1]) for row in rows]
     return "\n".join(lines)
@@ -198,6 +201,9 @@ async def crowded(fleet: list[Database]) -> Database:
         async with fleet[0].write() as connection:
             await connection.execute(text("ANALYZE grants"))
     return fleet[0]
+
+
+PRIMARY_KEY = {True: "sqlite_autoindex_grants_1", False: "grants_pkey"}
 
 
 def assert_by_index(plan: str, *indexes: str) -> None:
@@ -237,6 +243,54 @@ async def test_noting_and_confirming_some_among_thousands_reads_no_others(crowde
         await SqlRenewalQueue(crowded).note_asked(everybody, at=NOW + HOUR)
         assert len(await SqlGrantStore(crowded).standings([*everybody, GrantId("other", "alice")])) == 100
     assert_by_index(await plan(crowded, seen))
+
+
+async def test_a_miss_among_thousands_reads_its_row_alone(crowded: Database) -> None:
+    with watched(crowded) as seen:
+        assert await SqlGrantStore(crowded).get(GrantId("versature", "user 2500")) is not None
+    assert_by_index(await plan(crowded, seen), PRIMARY_KEY[crowded.is_sqlite])
+
+
+@pytest.mark.parametrize(
+    "which", [GrantFilter(), GrantFilter(application="versature", users=("user*", "x"), applications=("v*",))]
+)
+async def test_a_page_from_the_middle_of_thousands_reads_on_from_there(crowded: Database, which: GrantFilter) -> None:
+    with watched(crowded) as seen:
+        page = await SqlGrantStore(crowded).page(which, after=GrantId("versature", "user 2500"), limit=50, now=NOW)
+    assert [grant.id.user for grant in page] == [f"user {i:04}" for i in range(2501, 2551)]
+    found = await plan(crowded, seen)
+    assert_by_index(found, PRIMARY_KEY[crowded.is_sqlite])
+    assert "Sort" not in found
+    assert "TEMP B-TREE" not in found
+
+
+@pytest.mark.parametrize("which", [{}, {"caller": "caller 1"}, {"user": "user 17"}, {"action": Action.REFUSED}])
+async def test_the_audit_among_thousands_is_read_and_forgotten_along_an_index(
+    crowded: Database, which: dict[str, Any]
+) -> None:
+    store = SqlAuditStore(crowded)
+    await store.put([audited(i) for i in range(6000)])
+    if not crowded.is_sqlite:
+        async with crowded.write() as connection:
+            await connection.execute(text("ANALYZE audit"))
+    with watched(crowded) as seen:
+        wanted = AuditFilter(since=NOW - 100 * HOUR, **which)
+        assert await store.page(wanted, after=(NOW - HOUR, "000000"), limit=20)
+        assert await store.forget(NOW - 120 * HOUR, limit=5) == 5
+        await store.put([audited(3)])
+    found = await plan(crowded, seen, table="audit")
+    assert "Seq Scan on audit" not in found
+    assert [line for line in found.splitlines() if line.startswith("SCAN audit") and "INDEX" not in line] == []
+
+
+def audited(number: int) -> AuditEntry:
+    return AuditEntry(
+        f"{number:06}",
+        NOW - number * SECOND * 90,
+        f"caller {number % 100}",
+        Action.REFUSED if number % 100 == 0 else Action.TOKEN,
+        user=f"user {number % 500}",
+    )
 
 
 async def test_where_nothing_is_due_nobody_takes_a_lock(crowded: Database) -> None:

@@ -20,7 +20,7 @@ REGISTRY_HOSTS = (
 def test_a_module_has_one_job() -> None:
     long = [
         f"{at(path)} has {lines} lines"
-        for path in modules("service", "sandbox")
+        for path in modules("service", "sandbox", "bench")
         if (lines := len(path.read_text().splitlines())) > MODULE_LINES
     ]
     assert long == []
@@ -29,7 +29,7 @@ def test_a_module_has_one_job() -> None:
 def test_a_function_has_one_job() -> None:
     long = [
         f"{at(path, node.lineno)} {node.name} has {lines} lines"
-        for path in modules("service", "sandbox")
+        for path in modules("service", "sandbox", "bench")
         for node in ast.walk(syntax(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES
@@ -40,14 +40,14 @@ def test_a_function_has_one_job() -> None:
 def test_a_module_is_named_after_its_job() -> None:
     vague = [
         at(path)
-        for path in modules("service", "sandbox", "tests")
+        for path in modules("service", "sandbox", "bench", "tests")
         if NAMES_WITHOUT_A_JOB & {path.stem, *path.relative_to(ROOT).parts}
     ]
     assert vague == []
 
 
 def test_a_module_says_what_it_is_for() -> None:
-    silent = [at(path) for path in modules("service", "sandbox") if not ast.get_docstring(syntax(path))]
+    silent = [at(path) for path in modules("service", "sandbox", "bench") if not ast.get_docstring(syntax(path))]
     assert silent == []
 
 

@@ -1,0 +1,1 @@
+"""The performance numbers, in one command: `make bench`."""
