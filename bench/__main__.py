@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench import crowd_rows, interval_rows, lane_rows, load, scale_rows, start_rows
 from bench.house import QUICK, WHOLE, House, Size
-from bench.machine import cores, facts, pin, raise_limits
 from bench.load import NotAllAnswered
+from bench.machine import cores, facts, pin, raise_limits
 from bench.report import Row, lines, write
 from bench.stage import DidNotStart, DidNotWork
 from tests.support.servers import ServerMissing, postgres_server, redis_server

@@ -21,6 +21,7 @@ from service.api.deps import (
     judged,
     token_target,
 )
+from service.api.hot_lane import pass_key
 from service.api.schemas import RejectedToken, Token
 from service.core.audit import Action
 from service.core.handout import Handout, Source
@@ -72,8 +73,8 @@ async def get_token(
     handout = await house.broker.get(application, grant, min_ttl)
     house.audit.handed_out(target.identity.caller.name, grant)
     if handout.source is not Source.RENEWAL_FAILING and target.identity.key.digest != DEMO_DIGEST:
-        path, query = request.scope["raw_path"], request.scope["query_string"]
-        house.lane.offer(target.identity, path, query, grant, handout.token, min_ttl)
+        key = pass_key(request.headers["authorization"].encode("latin-1"), request.scope)
+        house.lane.offer(key, target.identity, grant, handout.token, min_ttl)
     return _answer(request, house, handout)
 
 

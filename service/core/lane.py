@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
-from hashlib import sha256
 
 from service.core.audit import Audit
 from service.core.bounded import Bounded
@@ -23,7 +22,7 @@ LONGEST_ADDRESS = 1024
 _SIZE_WITHOUT_NAMES = 1024
 
 PassKey = tuple[bytes, bytes, bytes]
-"""SHA-256 of the API key, the path and the query, as they came."""
+"""SHA-256 of the credentials, the path and the query, as they came."""
 
 
 class Pass:
@@ -60,21 +59,15 @@ class Lane:
         count: Callable[[int], None],
     ) -> None:
         self._local, self._directory, self._audit, self._interest = local, directory, audit, interest
-        self._count, self._now = count, clock.timestamp
+        self._count, self._now = count, clock.timestamp  # what every request needs is at hand, not looked up
         self._passes: Bounded[PassKey, Pass] = Bounded(MOST_PASSES, MOST_BYTES)
         self._find = self._passes.get
         self._touched: list[Pass] = []
 
     def offer(
-        self,
-        identity: Identity,
-        path: bytes,
-        query: bytes,
-        grant: GrantId,
-        token: AccessToken,
-        min_ttl: timedelta | None,
+        self, key: PassKey, identity: Identity, grant: GrantId, token: AccessToken, min_ttl: timedelta | None
     ) -> None:
-        """*identity* was just given *token* for *grant*; let its like be answered at once for as long as it may.
+        """Upon *key*, *identity* was just given *token* for *grant*; let it be so again for as long as it may.
 
         It was judged before it had to wait. If the directory was read anew meanwhile, its key may have ended or its
         rights be others, and the next request is judged first.
@@ -82,17 +75,16 @@ class Lane:
         entry = self._local.peek(grant)
         if entry is None or entry.token != token or not self._directory.is_current(identity):
             return
-        if len(token.value) > LARGEST_TOKEN or len(path) + len(query) > LONGEST_ADDRESS:
+        if len(token.value) > LARGEST_TOKEN or len(key[1]) + len(key[2]) > LONGEST_ADDRESS:
             return
         until = satisfied_until(token, min_ttl).timestamp()
         if identity.key.expires_at is not None:
             until = min(until, identity.key.expires_at.timestamp())
-        key = (identity.key.digest, path, query)
         self._passes.put(key, Pass(key, identity.caller.name, grant, entry, until, self._directory.version))
 
-    def take(self, api_key: bytes, path: bytes, query: bytes) -> tuple[Entry, int] | None:
-        """What a request may have at once, counted, and the seconds it lives; None when it has to take the long way."""
-        found = self._find((sha256(api_key).digest(), path, query))
+    def take(self, key: PassKey) -> Entry | None:
+        """What a request may have at once, counted, its `expires_in` as of now; None: it has to take the long way."""
+        found = self._find(key)
         if found is None:
             return None
         entry, now, directory = found.entry(), self._now(), self._directory
@@ -107,7 +99,8 @@ class Lane:
         if not found.taken:
             self._touched.append(found)
         found.taken += 1
-        return entry, entry.seconds_left(now)
+        entry.expires_in = int(entry.expires_at - now)
+        return entry
 
     def collect(self) -> None:
         """Tell the audit, the cache and the background what was taken since the last call."""

@@ -19,17 +19,18 @@ class Entry:
 
     `serve_until` (seconds since 1970) joins all that speaks about the entry alone: until then it may be handed out
     without a thought. It lies in the past from the moment the entry is dropped, replaced or being renewed, so that
-    whoever holds on to an entry sees that too. `answer` is whoever renders the token to keep, good for as long as it
-    has the whole seconds of life in `answers_for`.
+    whoever holds on to an entry sees that too. `expires_in` are the whole seconds that were left when it was last taken on
+    the lane; `answer` is whoever renders the token to keep, good while those are `answers_for`.
     """
 
     __slots__ = (
         "__weakref__",
         "_age",
-        "_expires_at",
         "answer",
         "answers_for",
         "confirmed_at",
+        "expires_at",
+        "expires_in",
         "grounded",
         "serve_until",
         "size",
@@ -38,16 +39,12 @@ class Entry:
 
     def __init__(self, token: AccessToken, confirmed_at: datetime, age: timedelta) -> None:
         self.token, self.confirmed_at, self._age, self.grounded = token, confirmed_at, age, False
-        self._expires_at = token.expires_at.timestamp()
+        self.expires_at, self.expires_in = token.expires_at.timestamp(), -1
         self.answer: object = None
         self.answers_for = -1
         self.size = _SIZE_WITHOUT_TOKEN + 2 * sys.getsizeof(token.value) + sys.getsizeof(token.scope)
         """About; the token counts twice, because an answer holds it again."""
         self._decide()
-
-    def seconds_left(self, now: float) -> int:
-        """The whole seconds that the token lives after *now* (since 1970)."""
-        return int(self._expires_at - now)
 
     def confirm(self, at: datetime) -> None:
         self.confirmed_at = max(at, self.confirmed_at)

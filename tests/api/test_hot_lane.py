@@ -4,6 +4,7 @@ import asyncio
 import re
 from datetime import timedelta
 
+from service.api.hot_lane import pass_key
 from service.core.lane import LONGEST_ADDRESS
 from service.core.model import Scope
 from tests.api.front import Front, code_of
@@ -39,5 +40,6 @@ async def test_no_address_is_so_long_that_remembering_many_of_it_fills_the_memor
     await front.hold("alice")
     for query, is_remembered in (("min_ttl=5", True), ("&".join(["min_ttl=5"] * LONGEST_ADDRESS), False)):
         assert (await front.client.get(f"/tokens/alice?{query}")).status_code == 200
-        found = front.container.core.lane.take(KEY.encode(), b"/tokens/alice", query.encode())
+        scope = {"raw_path": b"/tokens/alice", "query_string": query.encode()}
+        found = front.container.core.lane.take(pass_key(f"Bearer {KEY}".encode(), scope))
         assert (found is not None) == is_remembered

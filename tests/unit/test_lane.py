@@ -29,13 +29,13 @@ async def ask(replica: Replica, grant: GrantId = ALICE, min_ttl: timedelta | Non
     """As the route does it."""
     identity = await replica.directory.identify(KEY.decode())
     handout = await replica.ask(grant, min_ttl=min_ttl)
-    replica.lane.offer(identity, b"/tokens/" + grant.user.encode(), b"", grant, handout.token, min_ttl)
+    replica.lane.offer((KEY, b"/tokens/" + grant.user.encode(), b""), identity, grant, handout.token, min_ttl)
     return identity
 
 
 def taken(replica: Replica, path: bytes = PATH) -> str | None:
-    found = replica.lane.take(KEY, path, b"")
-    return None if found is None else found[0].token.value
+    found = replica.lane.take((KEY, path, b""))
+    return None if found is None else found.token.value
 
 
 async def tick(house: House, replica: Replica) -> None:
@@ -53,8 +53,8 @@ async def open_lane(house: House, replica: Replica) -> Replica:
 
 
 async def test_only_the_very_key_path_and_query_that_were_decided_are_answered(open_lane: Replica) -> None:
-    for key, path, query in ((b"vtb_other", PATH, b""), (KEY, b"/tokens/%61lice", b""), (KEY, PATH, b"min_ttl=1")):
-        assert open_lane.lane.take(key, path, query) is None
+    for key in ((b"vtb_other", PATH, b""), (KEY, b"/tokens/%61lice", b""), (KEY, PATH, b"min_ttl=1")):
+        assert open_lane.lane.take(key) is None
 
 
 async def test_ticks_keep_the_lane_open_for_as_long_as_somebody_asks(house: House, open_lane: Replica) -> None:
@@ -120,7 +120,7 @@ async def test_what_the_directory_learns_while_a_caller_waits_counts(house: Hous
     handout = await replica.ask()
     await house.rows.remove_caller("crm")
     await replica.directory.check()
-    replica.lane.offer(identity, PATH, b"", ALICE, handout.token, None)
+    replica.lane.offer((KEY, PATH, b""), identity, ALICE, handout.token, None)
     assert taken(replica) is None
 
 
@@ -184,6 +184,23 @@ async def test_what_was_taken_is_counted_and_confirmed_once_it_is_collected(hous
         open_lane.lane.collect()
     assert house.on_the_lane - counted == 4
     assert open_lane.local.take_used() == [ALICE]
+
+
+async def test_the_seconds_left_are_cut_exactly_where_a_second_ends(house: House, replica: Replica) -> None:
+    """As the route cuts them, which does not count in floats."""
+    await admit(house, replica)
+    for user in range(50):
+        house.clock.advance(timedelta(microseconds=7919))
+        grant = GrantId("versature", str(user))
+        await house.import_(replica, grant)
+        await replica.directory.check()
+        await ask(replica, grant)
+        found = []
+        for micros in (0, 999_999, 1, 999_999, 1):
+            house.clock.advance(timedelta(microseconds=micros))
+            entry = replica.lane.take((KEY, f"/tokens/{user}".encode(), b""))
+            found.append(entry and entry.expires_in)
+        assert found == [3600, 3599, 3599, 3598, 3598]
 
 
 async def test_a_pass_keeps_no_token_in_memory(house: House, open_lane: Replica) -> None:

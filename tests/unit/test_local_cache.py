@@ -67,19 +67,6 @@ def test_large_tokens_make_room_too_however_few_they_are() -> None:
     assert len(cache) == 0
 
 
-def test_the_seconds_left_are_cut_exactly_where_a_second_ends() -> None:
-    """As the route cuts them, which does not count in floats."""
-    cache, start = LocalCache(timedelta(seconds=5)), NOON - timedelta(hours=1)
-    for micros in range(0, 1_000_000, 7919):
-        ends = NOON + timedelta(microseconds=micros)
-        cache.put(grant(micros), AccessToken("a", None, start, ends, start, 1), start)
-        entry = cache.peek(grant(micros))
-        assert entry is not None
-        for early in (-1, 0, 1):
-            asked_at = ends - timedelta(seconds=3600, microseconds=early)
-            assert entry.seconds_left(asked_at.timestamp()) == 3600 + min(early, 0), (micros, early)
-
-
 def test_what_was_buried_comes_back_only_with_a_newer_generation() -> None:
     """A renewal's answer may still be on its way here when its grant is revoked."""
     cache = LocalCache(timedelta(seconds=5))
