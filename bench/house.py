@@ -14,6 +14,7 @@ class Size:
     """How much is measured; the quick size only shows that everything works."""
 
     rounds: int
+    settling: int
     seconds: float
     users_of_the_lane: tuple[int, ...]
     callers_of_the_lane: tuple[int, ...]
@@ -29,6 +30,7 @@ class Size:
 
 WHOLE = Size(
     rounds=7,
+    settling=10,
     seconds=2,
     users_of_the_lane=(100, 1000, 10_000),
     callers_of_the_lane=(10, 100),
@@ -43,6 +45,7 @@ WHOLE = Size(
 )
 QUICK = Size(
     rounds=1,
+    settling=0,
     seconds=1,
     users_of_the_lane=(20,),
     callers_of_the_lane=(3,),

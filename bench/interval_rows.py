@@ -5,10 +5,10 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
-from bench.crowd_rows import REFRESH, SLOW, everybody, slowest
+from bench.crowd_rows import REFRESH, SLOW, everybody, slowest, unserved
 from bench.house import House
 from bench.report import Row
-from bench.stage import folder_in
+from bench.stage import DidNotWork, folder_in
 from service.core.lifetimes import RENEWAL_JITTER, RENEWAL_POINT
 from tests.support.fleet import running_fleet
 
@@ -26,7 +26,10 @@ async def rows(house: House) -> AsyncIterator[Row]:
         await everybody(fleet, users)
         before, began = len(await fleet.sandbox.calls(**REFRESH)), time.monotonic()
         while time.monotonic() - began < seconds:
-            waited = max(waited, slowest(await everybody(fleet, users)))
+            answers = await everybody(fleet, users)
+            if unserved(answers):
+                raise DidNotWork(f"answers by status: {unserved(answers)}")
+            waited = max(waited, slowest(answers))
             await asyncio.sleep(PAUSE)
         took = time.monotonic() - began
         calls = (await fleet.sandbox.calls(**REFRESH))[before:]

@@ -104,9 +104,12 @@ async def once(house: House, target: Target) -> Rate:
 
 async def settle(house: House, target: Target) -> None:
     """Ask until it gets no faster: the first request for each user takes the long way."""
-    before, now, tries = 0.0, (await once(house, target)).per_second, 0
-    while now > 1.1 * before and tries < 10:
-        before, now, tries = now, (await once(house, target)).per_second, tries + 1
+    before = 0.0
+    for _ in range(house.size.settling):
+        now = (await once(house, target)).per_second
+        if now < 1.1 * before:
+            return
+        before = now
 
 
 def against_bare(lane: list[Rate], bare: list[Rate]) -> Row:

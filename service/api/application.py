@@ -90,7 +90,7 @@ async def _broker_error(request: Request, error: BrokerError) -> Response:
     if isinstance(error, REFUSALS):
         caller = getattr(request.state, "caller", None)
         user = request.path_params.get("user") if isinstance(error, _ABOUT_USERS) else None
-        services(request).audit.refused(caller or STRANGER, error.code, user)
+        (await services(request)).audit.refused(caller or STRANGER, error.code, user)
     extra = {"errors": error.fields} if isinstance(error, WrongFields) else None
     return problem_response(error, request.state.request_id, extra)
 

@@ -45,7 +45,8 @@ class HotLane:
                     elif request_id is None:
                         request_id = value
             if credentials is not None:
-                entry = self.lane.take(pass_key(credentials, scope))
+                # As `pass_key` does it.
+                entry = self.lane.take((sha256(credentials).digest(), scope["raw_path"], scope["query_string"]))
                 if entry is not None:
                     if entry.answers_for != entry.expires_in:
                         _render(entry)

@@ -19,8 +19,8 @@ class Entry:
 
     `serve_until` (seconds since 1970) joins all that speaks about the entry alone: until then it may be handed out
     without a thought. It lies in the past from the moment the entry is dropped, replaced or being renewed, so that
-    whoever holds on to an entry sees that too. `expires_in` are the whole seconds that were left when it was last taken on
-    the lane; `answer` is whoever renders the token to keep, good while those are `answers_for`.
+    whoever holds on to an entry sees that too. `expires_in` are the whole seconds that were left when it was last taken
+    on the lane; `answer` is whoever renders the token to keep, good while those are `answers_for`.
     """
 
     __slots__ = (

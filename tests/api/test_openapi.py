@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import inspect
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 from jsonschema_rs import Draft202012Validator
 from starlette.routing import BaseRoute, Match
 
@@ -289,6 +291,20 @@ EXPOSED = {
     "internal": EVERYTHING - BROWSERS,
     "public": {"/healthz"} | BROWSERS,
 }
+
+
+def test_nothing_that_a_route_depends_on_is_taken_to_a_thread() -> None:
+    """FastAPI does that to every function that is not async: it costs more than a token from the database."""
+    routers = build_api("all").state.routers
+    waiting = [route.dependant for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    calls: set[Any] = set()
+    while waiting:
+        dependant = waiting.pop()
+        waiting += dependant.dependencies
+        calls.add(dependant.call)
+    assert len(calls) > 20
+    asynchronous = (call if inspect.isroutine(call) else type(call).__call__ for call in calls)
+    assert [call for call in asynchronous if not inspect.iscoroutinefunction(call)] == []
 
 
 @pytest.mark.parametrize("routes", EXPOSED)
