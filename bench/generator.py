@@ -55,12 +55,16 @@ async def load(port: int, seconds: float, connections: int, requests: list[bytes
     # Each connection begins elsewhere in the list, so that they do not all ask for the same at once.
     starts = [number * len(requests) // connections for number in range(connections)]
     turns = [itertools.cycle(requests[start:] + requests[:start]) for start in starts]
-    for turn in turns:
+    opened = [
         await loop.create_connection(lambda turn=turn: Connection(turn, tally), HOST, port)  # type: ignore[misc]
+        for turn in turns
+    ]
     before, began = tally.answers, loop.time()
     await asyncio.sleep(seconds)
     answered, took = tally.answers - before, loop.time() - began
     tally.over = True
+    for transport, _ in opened:
+        transport.abort()
     return {"per_second": answered / took, "errors": tally.errors}
 
 
