@@ -14,6 +14,7 @@ class Size:
     """How much is measured; the quick size only shows that everything works."""
 
     rounds: int
+    rounds_of_the_told: int
     settling: int
     seconds: float
     users_of_the_lane: tuple[int, ...]
@@ -30,7 +31,8 @@ class Size:
 
 WHOLE = Size(
     rounds=7,
-    settling=10,
+    rounds_of_the_told=3,
+    settling=5,
     seconds=2,
     users_of_the_lane=(100, 1000, 10_000),
     callers_of_the_lane=(10, 100),
@@ -45,6 +47,7 @@ WHOLE = Size(
 )
 QUICK = Size(
     rounds=1,
+    rounds_of_the_told=1,
     settling=0,
     seconds=1,
     users_of_the_lane=(20,),

@@ -35,7 +35,7 @@ class Target:
 async def rows(house: House) -> AsyncIterator[Row]:
     folder = folder_in(house.folder, "lane")
     variables = environment(folder, NOBODY, BROKER_LOG_LEVEL="warning")
-    size = house.size
+    size, rounds = house.size, house.size.rounds_of_the_told
     await furnish(settings_from(variables))
     async with container(variables) as made:
         fill(variables["BROKER_DATABASE_URL"], made, max(size.users_of_the_lane))
@@ -45,14 +45,14 @@ async def rows(house: House) -> AsyncIterator[Row]:
         lane = Target(port, [get(f"/tokens/{user(0)}", KEY)])
         answer = await on_the_lane(lane)
         async with opponents(house, answer) as (bare, ordinary):
-            yield against_bare(*await alternate(house, lane, bare))
-            yield against_ordinary(*await alternate(house, lane, ordinary))
+            yield against_bare(*await alternate(house, lane, bare, house.size.rounds))
+            yield against_ordinary(*await alternate(house, lane, ordinary, house.size.rounds))
         for count in size.users_of_the_lane:
             crowd = Target(port, [get(f"/tokens/{user(number)}", KEY) for number in range(count)])
-            yield growth(f"{count:,} users instead of one", *await alternate(house, crowd, lane))
+            yield growth(f"{count:,} users instead of one", *await alternate(house, crowd, lane, rounds))
         for count in size.callers_of_the_lane:
             crowd = Target(port, [get(f"/tokens/{user(0)}", key) for key in keys[:count]])
-            yield growth(f"{count:,} callers instead of one", *await alternate(house, crowd, lane))
+            yield growth(f"{count:,} callers instead of one", *await alternate(house, crowd, lane, rounds))
     yield await replicas(house)
 
 
@@ -87,12 +87,12 @@ async def opponents(house: House, answer: Answer) -> AsyncIterator[tuple[Target,
         yield targets[0], targets[1]
 
 
-async def alternate(house: House, one: Target, other: Target) -> tuple[list[Rate], list[Rate]]:
+async def alternate(house: House, one: Target, other: Target, rounds: int) -> tuple[list[Rate], list[Rate]]:
     """Rounds of both in turn, after both have settled."""
     found: tuple[list[Rate], list[Rate]] = ([], [])
     for target in (one, other):
         await settle(house, target)
-    for _ in range(house.size.rounds):
+    for _ in range(rounds):
         for rates, target in zip(found, (one, other), strict=True):
             rates.append(await once(house, target))
     return found
@@ -158,7 +158,7 @@ async def replicas(house: House) -> Row:
                 await stack.enter_async_context(process("bench.serve", "replica", variables=variables, cores=on))
             target = Target(int(variables["BROKER_PORT"]), [get(f"/tokens/{user(0)}", KEY)], 32 * number)
             await settle(house, target)
-            rates.append([await once(house, target) for _ in range(house.size.rounds)])
+            rates.append([await once(house, target) for _ in range(house.size.rounds_of_the_told)])
     several, one = rates
     return Row(
         f"cached token, {count} replicas behind one port against one",
