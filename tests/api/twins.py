@@ -85,8 +85,9 @@ class Twin:
         core, services = self.front.container.core, self.front.container.services
         core.lane.collect()
         counted = self.front.metrics.token_requests.collect()
+        minutes = (*services.audit._over, services.audit._minute)
         return {
-            "audit": dict(services.audit._counts),
+            "audit": {(minute.at, key): times for minute in minutes for key, times in minute.counts.items()},
             "asked for": set(core.background._interest._asked),
             "used": set(core.local._used),
             "counted": {
