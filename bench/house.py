@@ -32,7 +32,7 @@ class Size:
 WHOLE = Size(
     rounds=7,
     rounds_of_the_told=3,
-    settling=5,
+    settling=3,
     seconds=2,
     users_of_the_lane=(100, 1000, 10_000),
     callers_of_the_lane=(10, 100),

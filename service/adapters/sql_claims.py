@@ -14,8 +14,12 @@ _columns = grants.c
 
 def claimable(now: ColumnElement[int], fingerprint: bytes, takeover: ColumnElement[int]) -> ColumnElement[bool]:
     """Connected, held by nobody any more, and not to be left alone; a changed application need not wait."""
+    return and_(_columns.state == spelt_out(GrantState.CONNECTED), is_free(now, fingerprint, takeover))
+
+
+def is_free(now: ColumnElement[int], fingerprint: bytes, takeover: ColumnElement[int]) -> ColumnElement[bool]:
+    """The same of a grant whose state is known."""
     return and_(
-        _columns.state == spelt_out(GrantState.CONNECTED),
         or_(_columns.lease_until.is_(None), _columns.lease_until + takeover < now),
         or_(_columns.retry_at.is_(None), _columns.retry_at <= now, _columns.fingerprint != fingerprint),
     )

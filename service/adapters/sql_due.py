@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, false, literal, or_, select
 
-from service.adapters.sql_claims import claimable
-from service.adapters.sql_grant_rows import MICROSECOND, spelt_out
+from service.adapters.sql_claims import is_free
+from service.adapters.sql_grant_rows import MICROSECOND, is_now, spelt_out
 from service.adapters.tables import grants, to_micros
 from service.core.model import COMPANY, GrantState, GrantType
 from service.core.records import Due
@@ -22,13 +22,14 @@ _is_company = _columns.user == COMPANY
 
 def may_be_claimed(due: Due, now: ColumnElement[int], takeover: timedelta) -> ColumnElement[bool]:
     """The whole condition of a claim for the background."""
-    return and_(_renewable(due, now, takeover), or_(_awaited(due, now), _idle(due, now)))
+    renewable = _renewable(due, now, takeover, is_now(GrantState.CONNECTED))
+    return and_(renewable, or_(_awaited(due, now), _idle(due, now)))
 
 
 def longest_due(due: Due, now: ColumnElement[int], takeover: timedelta) -> Sequence[Select[Any]]:
     """For each way to be due: keys, and for how long they have been; those due longest first."""
     keys = select(_columns.application, _columns.user)
-    renewable = _renewable(due, now, takeover)
+    renewable = _renewable(due, now, takeover, _columns.state == spelt_out(GrantState.CONNECTED))
     idle_since = to_micros(due.idle_since)
     idle = keys.add_columns(idle_since - _columns.renewed_at).where(renewable, _idle(due, now))
     awaited = keys.add_columns(now - _columns.renew_at).where(renewable, _awaited(due, now))
@@ -50,17 +51,20 @@ def forgotten(due: Due, now: ColumnElement[int]) -> ColumnElement[bool]:
     )
 
 
-def _renewable(due: Due, now: ColumnElement[int], takeover: timedelta) -> ColumnElement[bool]:
+def _renewable(
+    due: Due, now: ColumnElement[int], takeover: timedelta, connected: ColumnElement[bool]
+) -> ColumnElement[bool]:
     """What `claim` would grant and something can be renewed with; the company needs nothing and has nothing to lose."""
     mine = _columns.application == due.application
     if due.grant_type is GrantType.CLIENT_CREDENTIALS:
-        return and_(mine, _is_company, claimable(now, due.fingerprint, literal(0)))
+        return and_(mine, _is_company, connected, is_free(now, due.fingerprint, literal(0)))
     return and_(
         mine,
         ~_is_company,
         _columns.refresh_sealed.is_not(None),
         _columns.fingerprint == due.fingerprint,
-        claimable(now, due.fingerprint, literal(takeover // MICROSECOND)),
+        connected,
+        is_free(now, due.fingerprint, literal(takeover // MICROSECOND)),
     )
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.adapters.sql_claims import claim_values
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_due import forgotten, longest_due, may_be_claimed
-from service.adapters.sql_grant_rows import MICROSECOND, NO_CLAIM, among, spelt_out, to_grant
+from service.adapters.sql_grant_rows import MICROSECOND, NO_CLAIM, among, is_now, spelt_out, to_grant
 from service.adapters.sql_pace import end_turn, take_turn
 from service.adapters.tables import grants, to_micros
 from service.core.model import COMPANY, Grant, GrantId, GrantState, UpstreamRevocation
@@ -106,7 +106,7 @@ class SqlRenewalQueue:
 
     async def _look(self, due: Due, takeover: timedelta) -> tuple[bool, bool]:
         """Whether there is something to claim, and something to park."""
-        now = self._instant()
+        now = await self._present()
         ways = [way.with_only_columns(_columns.user) for way in longest_due(due, now, takeover)]
         parked = select(_columns.user).where(forgotten(due, now)).order_by(_columns.renew_at)
         # Ordered, so that the planner takes the index even where it believes that any row will do.
@@ -116,7 +116,7 @@ class SqlRenewalQueue:
         return any(user is not None for user in found), idle is not None
 
     async def _park(self, due: Due) -> None:
-        idle = forgotten(due, self._instant())
+        idle = forgotten(due, await self._present())
         async with self._database.write() as connection:
             rows = await _lock(connection, _keys.where(idle).order_by(_columns.renew_at).limit(PARKED_BATCH))
             if rows:
@@ -128,7 +128,7 @@ class SqlRenewalQueue:
         long_ago = or_(_columns.asked_at.is_(None), _columns.asked_at < asked - ASKED_LATELY // MICROSECOND)
         worth_it = and_(
             among(some),
-            _columns.state == GrantState.CONNECTED,
+            is_now(GrantState.CONNECTED),
             or_(long_ago, _columns.renew_at.is_(None)),
         )
         values = {
@@ -145,6 +145,13 @@ class SqlRenewalQueue:
             if rows:
                 found = among(map(_id, rows))
                 await connection.execute(update(grants).where(found, worth_it).values(values))
+
+    async def _present(self) -> ColumnElement[int]:
+        """The present as a value that the planner sees: of a subquery it believes that a third of all rows is due."""
+        if self._database.is_sqlite:
+            return self._database.now()
+        async with self._database.read() as connection:
+            return literal((await connection.execute(select(self._database.now()))).scalar_one(), BigInteger)
 
     def _instant(self) -> ColumnElement[int]:
         """The present as one value per statement: no index can be searched for a clock that moves meanwhile."""
