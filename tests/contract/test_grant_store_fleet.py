@@ -229,7 +229,7 @@ INSERT INTO grants (application, "user", state, generation, fingerprint, refresh
     imported_digests, failures, refusals, renewed_at, due_at, renew_at, asked_at, saved_attempt_id)
 SELECT application, "user" || ' ' || copy, state, generation, fingerprint, refresh_sealed, '', '', 0, 0, renewed_at,
     due_at, renew_at + (random() * 1e9)::bigint, asked_at, saved_attempt_id
-FROM grants, generate_series(1, 20) copy WHERE "user" LIKE 'user%'
+FROM grants, generate_series(1, 40) copy WHERE "user" LIKE 'user%'
 """
 
 
