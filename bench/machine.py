@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+BUSY = "busy before (load average of a minute)"
 PARTS = ("token-broker", "uvicorn", "uvloop", "httptools", "fastapi", "starlette", "sqlalchemy", "psycopg", "redis")
 
 
@@ -53,7 +54,7 @@ def facts() -> dict[str, object]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PARTS},
-        "busy before (load average of a minute)": round(os.getloadavg()[0], 2),
+        BUSY: round(os.getloadavg()[0], 2),
     }
 
 

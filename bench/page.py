@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.machine import BUSY
 from bench.report import table
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ def figures(report: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     yield (
         f"Measured on {machine['cores']} cores of {machine['cpu']}, {machine['system']}, Python {machine['python']}; "
-        f"load by {report['load']}. {versions}."
+        f"load by {report['load']}; load average before it {machine[BUSY]}. {versions}."
     )
     yield ""
     yield from table(report["rows"])

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 LAST_CHANCE = 0.1
 """Seconds for each part whose time for draining has been used up by others."""
 
-CANCEL_AGAIN = 0.25
-"""Seconds after which a task that was cancelled and goes on is cancelled again."""
+CANCEL_AGAIN, MOST_CANCELS = 1.0, 5
+"""Seconds after which a task that was cancelled and goes on is cancelled again, and how often."""
 
 
 class Closable(Protocol):
@@ -124,7 +124,11 @@ class Container:
 async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
     """End *tasks*. Python 3.11's `wait_for`, which drivers use, may swallow a cancellation: so it is repeated."""
     left = set(tasks)
-    while left:
+    for _ in range(MOST_CANCELS):
+        if not left:
+            return
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN)
+    if left:
+        log.error("closing though some work did not stop", extra={"count": len(left)})

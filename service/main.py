@@ -35,7 +35,9 @@ def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Contai
     async def lifespan(_app: FastAPI) -> AsyncIterator[LifespanState]:
         container = make(settings, metrics)
         await container.start()
-        hot.lane = container.services.lane if settings.broker_caller_requests_per_second == 0 else None
+        # Who counts every request, or asks for every answer, has nothing to decide beforehand.
+        decided = settings.broker_caller_requests_per_second == 0 and settings.broker_local_cache_seconds > 0
+        hot.lane = container.services.lane if decided else None
         try:
             yield {"services": container.services, "metrics": metrics}
         finally:

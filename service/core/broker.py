@@ -75,7 +75,7 @@ class TokenBroker:
         now, entry = self._clock.now(), self._local.get(grant_id)
         if (
             entry is not None
-            and now - entry.confirmed_at < self._policy.local_cache
+            and timedelta(0) <= now - entry.confirmed_at < self._policy.local_cache
             and lifetimes.is_fresh(entry.token, now, min_ttl)
             and not self._renewer.in_flight(grant_id)
         ):

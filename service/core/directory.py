@@ -2,7 +2,7 @@
 
 import hmac
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from service.core.clock import Clock
 from service.core.digests import secret_digest
@@ -138,7 +138,8 @@ class Directory:
     async def _refresh(self) -> None:
         """Check if the last answer is older than promised; go on with it when the database is away."""
         age_limit = self._policy.local_cache
-        if self._checked_at is not None and self._clock.now() - self._checked_at < age_limit:
+        # A clock that was set back makes ages negative: then nothing is known about them.
+        if self._checked_at is not None and timedelta(0) <= self._clock.now() - self._checked_at < age_limit:
             return
         try:
             await self.check()

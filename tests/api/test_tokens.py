@@ -9,8 +9,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.versature import VersatureServer
-from service.core.model import GrantId, TokenAnswer
+from service.core.model import GrantId, Scope, TokenAnswer
 from tests.api.front import Front, code_of, front_in
 
 LIFE = 3600
@@ -348,3 +349,15 @@ async def test_without_a_local_cache_every_request_asks_the_database(tmp_path: P
         await front.hold("alice")
         found = {cache_status(await front.client.get("/tokens/alice")) for _ in range(3)}
     assert found == {"token-broker; hit; ttl=3600; detail=database"}
+
+
+async def test_a_clock_that_was_set_back_hands_nothing_out_on_the_word_of_times_to_come(tmp_path: Path) -> None:
+    async with front_in(tmp_path, BROKER_LOCAL_CACHE_SECONDS="0") as front:
+        await front.hold("alice")
+        leaver = await front.admit("leaver", Scope.TOKENS)
+        for _ in range(3):
+            assert (await front.bare("GET", "/tokens/alice", leaver)).status_code == 200
+        front.clock.advance(-600)
+        assert cache_status(await front.bare("GET", "/tokens/alice", leaver)).endswith("detail=database")
+        await SqlDirectoryStore(front.container.database).remove_caller("leaver")  # as another process would
+        assert code_of(await front.bare("GET", "/tokens/alice", leaver)) == (401, "invalid_api_key")

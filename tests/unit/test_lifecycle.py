@@ -1,6 +1,7 @@
 """A process starts, whatever an earlier one left behind, and ends, whatever is under way."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from types import SimpleNamespace
@@ -86,3 +87,26 @@ async def test_a_driver_that_swallows_a_cancellation_does_not_keep_a_process_fro
         await ending.close()
     assert swallowed.is_set()
     assert task.cancelled()
+
+
+async def test_work_that_never_stops_does_not_keep_a_process_from_ending(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    enough = False
+
+    async def duty() -> None:
+        while not enough:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    ending = container(house.replica())
+    ending._drains, ending._closes, ending._drain_within, ending._ending = (), (), timedelta(0), Ending()
+    task = asyncio.create_task(duty())
+    await asyncio.sleep(0)
+    ending._tasks.append(task)
+    async with asyncio.timeout(60):
+        await ending.close()
+    assert "closing though some work did not stop" in caplog.messages
+    enough = True
+    task.cancel()
+    await task
