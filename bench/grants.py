@@ -7,8 +7,8 @@ from sqlalchemy import Engine, bindparam, create_engine, text, update
 
 from bench.stage import LIFE, TOKEN
 from service.adapters.tables import grants, to_micros
-from service.core.digests import fingerprint
 from service.core.model import GrantId, TokenAnswer
+from service.core.sealing.digests import fingerprint
 from service.lifecycle import Container
 
 APPLICATION = "default"

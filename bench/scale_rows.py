@@ -15,10 +15,10 @@ from bench.lane_rows import NOBODY
 from bench.report import TIMES, Row
 from bench.stage import DidNotWork, container, folder_in
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
-from service.core.digests import fingerprint
 from service.core.handout import Source
 from service.core.model import GrantId, GrantType
 from service.core.records import Due, GrantFilter
+from service.core.sealing.digests import fingerprint
 from service.lifecycle import Container
 from tests.support.brokers import environment, settings_from
 from tests.support.fleet import prepare

@@ -19,8 +19,8 @@ import httpx
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT, USERS
 from service.config import load_settings
 from service.container import build
+from service.core.access.registration import Registration
 from service.core.model import Caller, GrantType, Scope
-from service.core.registration import Registration
 from service.telemetry import Metrics
 
 HOST = "127.0.0.1"

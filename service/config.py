@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, Validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service.core.administration import KEY_PREFIX
+from service.core.access.administration import KEY_PREFIX
+from service.core.access.registration import Registration
 from service.core.model import GrantType, SealingKey
 from service.core.policy import Policy
-from service.core.pseudonyms import NameUser, Naming, naming
-from service.core.registration import Registration
+from service.core.sealing.pseudonyms import NameUser, Naming, naming
 from service.forms import (
     check_database_url,
     check_redis_url,

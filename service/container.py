@@ -20,24 +20,24 @@ from service.adapters.sql_sealed import SqlSealedRows
 from service.adapters.versature import VersatureServer
 from service.config import DEFAULT_APPLICATION, Settings
 from service.core.absent import NoTokenCache
-from service.core.administration import Administration
+from service.core.access.administration import Administration
+from service.core.access.rate_limit import RateLimiter
+from service.core.access.registration import seal_registration
 from service.core.assembly import Core, Ports, assemble
 from service.core.audit import Audit
 from service.core.authorization import Authorization
-from service.core.census import Census
 from service.core.clock import Clock, SystemClock
+from service.core.condition.health import Health
+from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
-from service.core.health import Health
-from service.core.inventory import Stock
 from service.core.policy import Policy
 from service.core.ports import GrantStore
-from service.core.rate_limit import RateLimiter
-from service.core.registration import seal_registration
-from service.core.rotation import Rotation
+from service.core.redeeming.steps import Witness, nobody
+from service.core.sealing.inventory import Stock
+from service.core.sealing.rotation import Rotation
+from service.core.sealing.vault import Vault
 from service.core.services import Services
-from service.core.skew import ClockSkew
-from service.core.steps import Witness, nobody
-from service.core.vault import Vault
+from service.core.upkeep.census import Census
 from service.lifecycle import Container, Duty, Ending
 from service.telemetry import Metrics
 from service.watching import watch, watch_core, watch_safety

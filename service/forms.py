@@ -11,10 +11,10 @@ from psycopg.conninfo import make_conninfo
 from redis.asyncio.connection import Connection, parse_url
 from sqlalchemy import make_url
 
+from service.core.access.origins import origin_of
+from service.core.access.registration import check_url
 from service.core.errors import InvalidRequest
 from service.core.model import SealingKey
-from service.core.origins import origin_of
-from service.core.registration import check_url
 
 KEY_BYTES = 32
 KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")

@@ -11,13 +11,13 @@ from typing import Protocol
 from service.adapters.sql_database import Database
 from service.adapters.sql_migrations import migrate
 from service.core.assembly import Core
-from service.core.census import Census
 from service.core.clock import Clock
+from service.core.condition.health import Check, Readiness
 from service.core.errors import StoreUnavailable
-from service.core.health import Check, Readiness
-from service.core.periodic import every
-from service.core.rotation import Rotation
+from service.core.sealing.rotation import Rotation
 from service.core.services import Services
+from service.core.upkeep.census import Census
+from service.core.upkeep.periodic import every
 
 log = logging.getLogger(__name__)
 

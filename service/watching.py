@@ -8,14 +8,14 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_health import DatabaseHealth
 from service.core.assembly import Core
 from service.core.audit import Audit
-from service.core.census import ENDING_WITHIN, Census, Count
 from service.core.clock import Clock
-from service.core.custody import Custody
+from service.core.condition.health import Health
+from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
-from service.core.health import Health
+from service.core.escrow.custody import Custody
+from service.core.escrow.recovery import Recovery
 from service.core.model import GrantState
-from service.core.recovery import Recovery
-from service.core.skew import ClockSkew
+from service.core.upkeep.census import ENDING_WITHIN, Census, Count
 from service.telemetry import Metrics
 
 

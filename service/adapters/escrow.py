@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from service.core.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.ports import EscrowUnavailable
 from service.core.records import EscrowEntry

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
+from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.errors import KeyUnavailable
-from service.core.health import READY, PartHealth, Readiness
 from service.core.model import SealingKey
 from service.core.ports import SealBroken
 from service.core.records import Place

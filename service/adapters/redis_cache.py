@@ -14,9 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.core.bypass import Bypass
 from service.core.clock import Clock
-from service.core.health import READY, PartHealth, Readiness
+from service.core.condition.bypass import Bypass
+from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.model import GrantId
 from service.core.records import CachedToken
 

@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from service.core.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.ports import EscrowUnavailable
 from service.core.records import EscrowEntry

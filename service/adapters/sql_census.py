@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grant_rows import MICROSECOND, to_instant
 from service.adapters.tables import grants, to_micros
-from service.core.census import Count
 from service.core.model import GrantState
+from service.core.upkeep.census import Count
 
 PATIENCE = timedelta(seconds=1)
 """Less than the deadline of all else: a table too large to be counted must not pass for a database that hangs."""

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from service.adapters.tables import from_micros, to_micros
-from service.core.bypass import Bypass
 from service.core.clock import Clock
+from service.core.condition.bypass import Bypass
 from service.core.errors import StoreUnavailable
 
 SQLITE_BUSY_TIMEOUT = timedelta(seconds=5)

@@ -5,9 +5,9 @@ from sqlalchemy import text
 from service.adapters.sql_database import Database
 from service.adapters.sql_migrations import schema_fits
 from service.core.clock import Clock
+from service.core.condition.health import READY, PartHealth, Readiness
+from service.core.condition.skew import LIMIT, ClockSkew
 from service.core.errors import StoreUnavailable
-from service.core.health import READY, PartHealth, Readiness
-from service.core.skew import LIMIT, ClockSkew
 
 _AWAY = PartHealth(Readiness.DEGRADED, "the database cannot be asked; cached tokens still flow")
 

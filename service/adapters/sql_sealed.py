@@ -27,7 +27,7 @@ from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grant_rows import to_instant
 from service.adapters.tables import applications, authorization_requests, directory_version, grants
 from service.core.model import GrantId
-from service.core.resealing import HEAD_BYTES, Head, Kind, Mark, Resealed, SealedRow
+from service.core.sealing.resealing import HEAD_BYTES, Head, Kind, Mark, Resealed, SealedRow
 
 
 @dataclass(frozen=True, slots=True)

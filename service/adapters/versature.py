@@ -13,7 +13,7 @@ import httpx
 from service.core import tracing
 from service.core.clock import Clock
 from service.core.model import Application, TokenAnswer
-from service.core.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, Outcome, read_answer
+from service.core.redeeming.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, Outcome, read_answer
 
 KEEPALIVE = timedelta(seconds=1)
 AFTERTHOUGHT = timedelta(milliseconds=100)

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from service.api.schemas import Body, example, no_truth
-from service.core.administration import MOST_PATTERNS
+from service.core.access.administration import MOST_PATTERNS
+from service.core.access.registration import MAX_TEXT_LENGTH
 from service.core.model import GrantType, Scope
 from service.core.names import MAX_USER_LENGTH, NAME_FORM, PATTERN_FORM
-from service.core.registration import MAX_TEXT_LENGTH
 
 _TEXT_FORM = r"^[^\x00-\x1f\x7f-\x9f]+$"
 

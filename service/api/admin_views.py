@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from service.api.schemas import Instant, example, examples_of
-from service.core.administration import IssuedKey
+from service.core.access.administration import IssuedKey
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.records import ApiKey
 

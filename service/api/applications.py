@@ -8,8 +8,8 @@ from service.api.admin import Admin, Name, Page, administrator, named, page_of
 from service.api.admin_schemas import ApplicationChanges, DefaultChoice, NewApplication
 from service.api.admin_views import ApplicationPage, ApplicationView, application_view
 from service.api.deps import House, body, body_schema
+from service.core.access.registration import Registration, RegistrationChanges
 from service.core.model import Application, GrantType
-from service.core.registration import Registration, RegistrationChanges
 from service.core.services import Services
 
 router = APIRouter(tags=["applications"])

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from service.core.audit import Actor, acting
-from service.core.digests import secret_digest
 from service.core.directory import Identity, may_ask_for, needed_grant_type, require_scope
 from service.core.errors import (
     ApplicationNotFound,
@@ -22,6 +21,7 @@ from service.core.errors import (
 )
 from service.core.model import COMPANY, Application, GrantId, Scope
 from service.core.names import MAX_USER_LENGTH, NAME_FORM, PERSON_FORM, USER_FORM, check_name, check_user
+from service.core.sealing.digests import secret_digest
 from service.core.services import Services
 
 MAX_BODY_BYTES = 64 * 1024

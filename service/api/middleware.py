@@ -14,7 +14,7 @@ from service.api.problems import problem_response
 from service.core import tracing
 from service.core.audit import STRANGER, Actor, acting
 from service.core.errors import InternalError, Overloaded
-from service.core.pseudonyms import NameUser, nameless
+from service.core.sealing.pseudonyms import NameUser, nameless
 from service.telemetry import NOWHERE, Metrics
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from service.api.deps import House
 from service.api.pages import page
 from service.api.problems import BY_CODE
 from service.api.schemas import Alive, Ready
+from service.core.condition.health import Readiness, overall
 from service.core.errors import ResourceNotFound
-from service.core.health import Readiness, overall
 from service.telemetry import Metrics
 
 health_router = APIRouter(tags=["operations"])

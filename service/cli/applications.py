@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from service.cli.running import print_table, read_secret, run_with_container
+from service.core.access.registration import Registration
 from service.core.model import GrantType
-from service.core.registration import Registration
 from service.lifecycle import Container
 
 applications = typer.Typer(help="OAuth client registrations at the provider.", no_args_is_help=True)

@@ -20,13 +20,13 @@ from service.cli.running import FAILED, settings_or_exit
 from service.cli.shown_settings import shown_settings
 from service.config import Settings
 from service.container import build
+from service.core.access.registration import seal_registration
+from service.core.condition.health import PartHealth, Readiness
+from service.core.condition.skew import ClockSkew
 from service.core.errors import KeyUnavailable, ReauthorizationRequired, StoreUnavailable
-from service.core.health import PartHealth, Readiness
 from service.core.model import Application, Grant
 from service.core.records import GrantFilter
-from service.core.registration import seal_registration
-from service.core.skew import ClockSkew
-from service.core.vault import Vault
+from service.core.sealing.vault import Vault
 from service.lifecycle import Container
 from service.logs import configure_logging
 from service.telemetry import Metrics

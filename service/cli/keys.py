@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.running import FAILED, USAGE, fail, print_table, run_with_container
-from service.core.inventory import Inventory
-from service.core.rotation import BATCH, PER_SECOND, AnotherKey, Outcome, Pace
+from service.core.sealing.inventory import Inventory
+from service.core.sealing.rotation import BATCH, PER_SECOND, AnotherKey, Outcome, Pace
 from service.forms import KEY_BYTES, KEY_ID
 from service.lifecycle import Container
 

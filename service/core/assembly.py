@@ -4,17 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.core.attempts import UNSEEN, Observer
 from service.core.audit import Audit
-from service.core.background import BackgroundRenewer
-from service.core.breaker import Breaker
 from service.core.broker import TokenBroker
 from service.core.clock import Clock
-from service.core.custody import Custody
+from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
-from service.core.errands import Errands
-from service.core.exchange import CodeExchange
-from service.core.interest import Interest
+from service.core.escrow.custody import Custody
+from service.core.escrow.recovery import Recovery
 from service.core.lane import Lane
 from service.core.local_cache import LocalCache
 from service.core.policy import Policy
@@ -27,16 +23,20 @@ from service.core.ports import (
     RenewalQueue,
     TokenCache,
 )
-from service.core.recovery import Recovery
-from service.core.redemption import Redeemer
-from service.core.refusals import RefusalGuard
+from service.core.redeeming.attempts import UNSEEN, Observer
+from service.core.redeeming.breaker import Breaker
+from service.core.redeeming.exchange import CodeExchange
+from service.core.redeeming.redemption import Redeemer
+from service.core.redeeming.refusals import RefusalGuard
+from service.core.redeeming.saving import Saver
+from service.core.redeeming.steps import Witness, nobody
 from service.core.renewal import Renewer
-from service.core.revalidation import Confirmer, Revalidator
-from service.core.revocation import Revoker
-from service.core.saving import Saver
-from service.core.skew import ClockSkew
-from service.core.steps import Witness, nobody
-from service.core.vault import Vault
+from service.core.sealing.vault import Vault
+from service.core.upkeep.background import BackgroundRenewer
+from service.core.upkeep.errands import Errands
+from service.core.upkeep.interest import Interest
+from service.core.upkeep.revalidation import Confirmer, Revalidator
+from service.core.upkeep.revocation import Revoker
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from service.core.clock import Clock
 from service.core.errors import StoreUnavailable
 from service.core.minutes import Minute
 from service.core.model import GrantId
-from service.core.pseudonyms import NameUser, nameless
+from service.core.sealing.pseudonyms import NameUser, nameless
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
+from service.core.access.origins import origin_of
 from service.core.audit import Action, Audit
 from service.core.clock import Clock
-from service.core.digests import secret_digest
 from service.core.directory import Directory
 from service.core.errors import (
     AuthorizationDenied,
@@ -22,14 +22,14 @@ from service.core.errors import (
     InvalidAuthorizationRequest,
     InvalidRequest,
 )
-from service.core.exchange import CodeExchange
 from service.core.model import Application, Caller, GrantId
-from service.core.origins import origin_of
 from service.core.policy import Policy
 from service.core.ports import AuthorizationStore, Keyring
 from service.core.records import AuthorizationRequest
-from service.core.steps import Step, Witness, nobody
-from service.core.vault import verifier_place
+from service.core.redeeming.exchange import CodeExchange
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.sealing.digests import secret_digest
+from service.core.sealing.vault import verifier_place
 
 log = logging.getLogger(__name__)
 

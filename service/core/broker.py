@@ -17,7 +17,6 @@ from service.core.errors import (
     StoreUnavailable,
 )
 from service.core.handout import Handout, Source
-from service.core.interest import Interest
 from service.core.local_cache import LocalCache
 from service.core.model import (
     AccessToken,
@@ -31,12 +30,13 @@ from service.core.model import (
 )
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
+from service.core.redeeming.saving import Saver
 from service.core.renewal import Renewer, raise_if_dead
-from service.core.revalidation import Confirmer
-from service.core.revocation import Revoker
-from service.core.saving import Saver
+from service.core.sealing.vault import Vault
 from service.core.singleflight import wait_for_flight
-from service.core.vault import Vault
+from service.core.upkeep.interest import Interest
+from service.core.upkeep.revalidation import Confirmer
+from service.core.upkeep.revocation import Revoker
 
 
 class TokenBroker:

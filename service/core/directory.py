@@ -4,15 +4,15 @@ import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from service.core.access.directory_store import DirectoryStore
 from service.core.clock import Clock
-from service.core.digests import secret_digest
-from service.core.directory_store import DirectoryStore
+from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, ResourceNotFound, StoreUnavailable
-from service.core.health import READY, PartHealth, Readiness
 from service.core.model import Application, Caller, GrantId, GrantType, Scope
 from service.core.names import matches
 from service.core.policy import Policy
 from service.core.records import ApiKey, DirectoryRows
+from service.core.sealing.digests import secret_digest
 from service.core.singleflight import Flights, wait_for_flight
 
 ADMIN = Caller("admin", frozenset({Scope.ADMIN, Scope.GRANTS}), users=("*",), applications=("*",))

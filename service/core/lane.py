@@ -8,10 +8,10 @@ from service.core.audit import Audit
 from service.core.bounded import Bounded
 from service.core.clock import Clock
 from service.core.directory import Directory, Identity
-from service.core.interest import Interest
 from service.core.lifetimes import satisfied_until
 from service.core.local_cache import Entry, LocalCache
 from service.core.model import AccessToken, GrantId
+from service.core.upkeep.interest import Interest
 
 MOST_PASSES = 200_000
 MOST_BYTES = 128 * 1024 * 1024

@@ -48,8 +48,8 @@ class SealBroken(Exception):
 class AuthorizationServer(Protocol):
     """The provider's token and revocation endpoints; secrets arrive opened and leave with the request.
 
-    Every method talks for at most the configured deadline in total and raises `core.upstream.Outcome` when no token
-    comes of it.
+    Every method talks for at most the configured deadline in total and raises an `Outcome` (`core.redeeming.upstream`)
+    when no token comes of it.
     """
 
     async def refresh(self, application: Application, client_secret: str, refresh_token: str) -> TokenAnswer:

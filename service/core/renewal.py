@@ -6,11 +6,9 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
-from service.core import digests, lifetimes
-from service.core.attempts import UNSEEN, Attempt, Ending, Observer, Origin
-from service.core.breaker import Breaker
+from service.core import lifetimes
 from service.core.clock import Clock
-from service.core.errands import Errands
+from service.core.condition.skew import ClockSkew
 from service.core.errors import (
     BrokerError,
     ClientRejected,
@@ -24,17 +22,20 @@ from service.core.errors import (
     UpstreamError,
     UpstreamUnavailable,
 )
+from service.core.escrow.recovery import Recovery
 from service.core.local_cache import LocalCache
 from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import Force
-from service.core.recovery import Recovery
-from service.core.redemption import Redeemer
+from service.core.redeeming.attempts import UNSEEN, Attempt, Ending, Observer, Origin
+from service.core.redeeming.breaker import Breaker
+from service.core.redeeming.redemption import Redeemer
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.sealing import digests
+from service.core.sealing.vault import Vault
 from service.core.singleflight import Flights
-from service.core.skew import ClockSkew
-from service.core.steps import Step, Witness, nobody
-from service.core.vault import Vault
+from service.core.upkeep.errands import Errands
 
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from service.core.administration import Administration
+from service.core.access.administration import Administration
+from service.core.access.rate_limit import RateLimiter
 from service.core.audit import Audit, AuditStore
 from service.core.authorization import Authorization
 from service.core.broker import TokenBroker
 from service.core.clock import Clock
+from service.core.condition.health import Health
 from service.core.directory import Directory
-from service.core.health import Health
 from service.core.lane import Lane
 from service.core.ports import GrantStore
-from service.core.rate_limit import RateLimiter
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from sandbox.server import running
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.config import Settings
 from service.container import build
-from service.core.digests import secret_digest
+from service.core.access.registration import Registration
 from service.core.model import Caller, GrantType
 from service.core.model import Scope as CallerScope
 from service.core.records import ApiKey
-from service.core.registration import Registration
+from service.core.sealing.digests import secret_digest
 from service.lifecycle import Container
 from service.main import create_app
 from service.telemetry import Metrics

@@ -13,8 +13,8 @@ from sandbox.directory import COMPANY_CLIENT, USER_CLIENT
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.api.admin_schemas import ApplicationChanges, NewApplication
 from service.api.schemas import GrantImport, RejectedToken
-from service.core.digests import secret_digest
 from service.core.model import Scope
+from service.core.sealing.digests import secret_digest
 from tests.api.front import ADMIN_KEY, Front, bearer, code_of, front_in
 
 KEY_FORM = re.compile(r"vtb_[A-Za-z0-9_-]{43}")

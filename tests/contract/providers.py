@@ -10,7 +10,7 @@ from sandbox.directory import COMPANY_CLIENT, DEFAULT_REDIRECT_URI, USER_CLIENT,
 from service.adapters.versature import VersatureServer
 from service.core.model import Application, GrantType
 from service.core.ports import AuthorizationServer
-from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, Outcome, RateLimited
+from service.core.redeeming.upstream import Ambiguous, ClientRefused, InvalidGrant, Outcome, RateLimited
 from tests.support.clock import FakeClock
 from tests.support.fake_server import FakeAuthorizationServer, Lost, Rotation
 from tests.support.versatures import Versature, versature_here

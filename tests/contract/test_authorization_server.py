@@ -24,7 +24,7 @@ from sandbox.switches import FaultName
 from service.adapters.versature import VersatureServer
 from service.core.model import Application, TokenAnswer
 from service.core.ports import AuthorizationServer
-from service.core.upstream import (
+from service.core.redeeming.upstream import (
     MAX_BODY_BYTES,
     Ambiguous,
     ClientRefused,

@@ -8,9 +8,9 @@ from sqlalchemy import event, text
 from service.adapters.sql_census import SqlCensusStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
-from service.core.census import Count
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantState
+from service.core.upkeep.census import Count
 from tests.contract.conftest import REAL, Stores
 from tests.contract.samples import ALICE, T0, connect, connected, revoke, tokens
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from service.core.directory_store import DirectoryStore
+from service.core.access.directory_store import DirectoryStore
 from service.core.errors import InvalidRequest
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.records import ApiKey, DirectoryRows, KeyAddition

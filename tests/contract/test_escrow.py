@@ -20,14 +20,14 @@ from redis import Redis
 
 from service.adapters.escrow import STALE, SpoolEscrow
 from service.adapters.redis_escrow import BATCH, INDEX, RedisEscrow
-from service.core.custody import Custody
-from service.core.envelopes import digest, to_bytes
-from service.core.health import READY, Readiness
+from service.core.condition.health import READY, Readiness
+from service.core.escrow.custody import Custody
+from service.core.escrow.envelopes import digest, to_bytes
 from service.core.model import GrantId
 from service.core.policy import Policy
 from service.core.ports import Escrow, EscrowUnavailable
 from service.core.records import EscrowEntry
-from service.core.vault import Vault
+from service.core.sealing.vault import Vault
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring
 from tests.support.servers import Server, redis_server
 

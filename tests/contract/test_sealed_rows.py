@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from service.adapters.sql_sealed import SqlSealedRows
 from service.core.model import GrantId
-from service.core.resealing import HEAD_BYTES, Head, Kind, Resealed, SealedRow
+from service.core.sealing.resealing import HEAD_BYTES, Head, Kind, Resealed, SealedRow
 from tests.contract.conftest import Stores
 from tests.contract.databases import postgres_tables
 from tests.contract.samples import (

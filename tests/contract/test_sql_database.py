@@ -25,7 +25,7 @@ from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
 from service.core.records import Due, GrantFilter, Setback
-from service.core.resealing import Kind, Resealed
+from service.core.sealing.resealing import Kind, Resealed
 from tests.contract.claimant import contested
 from tests.contract.conftest import Stores, sql_stores
 from tests.contract.databases import RealDatabase, opened, out_of_reach, sqlite_url

@@ -10,7 +10,7 @@ from redis import Redis
 
 from service.adapters.redis_cache import RedisTokenCache
 from service.core.clock import SystemClock
-from service.core.health import Readiness
+from service.core.condition.health import Readiness
 from service.core.model import GrantId
 from service.core.ports import TokenCache
 from service.core.records import CachedToken

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.crash.callers import Callers
 from tests.crash.matrix import Cell, Outcome
 from tests.crash.person import Page, Person

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 
 
 class Outcome(StrEnum):

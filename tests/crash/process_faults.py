@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.crash.matrix import GONE, IN_FLIGHT, PAUSED, PAUSED_LONG, PAUSED_PAST_LEASE, RECONNECTED, RESTARTED, Cell
 from tests.crash.stage import Stage, Victim
 from tests.support.brokers import Broker

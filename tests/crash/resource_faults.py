@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 from redis import Redis
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.crash import matrix
 from tests.crash.stage import Stage
 from tests.support.servers import Server

@@ -13,9 +13,9 @@ from pathlib import Path
 from redis import Redis
 
 from service.container import build
-from service.core import digests
 from service.core.model import GrantId, GrantType
-from service.core.steps import Witness
+from service.core.redeeming.steps import Witness
+from service.core.sealing import digests
 from service.telemetry import Metrics
 from tests.support.brokers import Broker, broker_here, broker_process, environment, free_port, settings_from
 from tests.support.crashing import Spare, Spares

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.crash import matrix
 from tests.crash.connecting import Trip, trip_on
 from tests.crash.matrix import DATABASE_KILLED, EXCHANGE, EXCHANGE_ALONE, IN_FLIGHT, NO_DATABASE, RESTARTED, Cell

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.crash import matrix
 from tests.crash.callers import Answer, Callers
 from tests.crash.matrix import PAUSED, PAUSED_LONG, PAUSED_PAST_LEASE, RECONNECTED, RESTARTED, Cell, Outcome

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.crash import matrix
 from tests.crash.callers import Answer, Callers
 from tests.crash.matrix import DATABASE_KILLED, NO_DATABASE, REFRESH, REFRESH_ALONE, UNFINISHED, Cell, Outcome

@@ -11,7 +11,7 @@ from pathlib import Path
 from service.cli.shown_settings import shown_settings
 from service.config import Settings
 from service.container import build
-from service.core.attempts import Ending
+from service.core.redeeming.attempts import Ending
 from service.telemetry import Described, Metrics
 from tests.house.tree import ROOT, modules, syntax
 from tests.support.brokers import SEALING_KEY, settings_from
@@ -117,20 +117,29 @@ def endings_table() -> Iterator[str]:
         yield f"| `{ending}` | {ending.explanation} |"
 
 
-def rooms_table() -> Iterator[str]:
-    """Every module of the product with the first line of what it says about itself."""
-    yield "| module | its job |"
-    yield "|---|---|"
-    for path in modules("service"):
-        name = path.relative_to(ROOT / "service").as_posix()
-        if path.name != "__init__.py":
-            yield f"| `{name}` | {(ast.get_docstring(syntax(path)) or '').splitlines()[0]} |"
+def rooms_tables() -> Iterator[str]:
+    """Every room with what it is for, and its modules, each with the first line of what it says about itself."""
+    for room in sorted({path.parent for path in modules("service")}):
+        yield f"### `{room.relative_to(ROOT).as_posix()}/`"
+        yield ""
+        yield first_line(room / "__init__.py")
+        yield ""
+        yield "| module | its job |"
+        yield "|---|---|"
+        for path in modules("service"):
+            if path.parent == room and path.name != "__init__.py":
+                yield f"| `{path.name}` | {first_line(path)} |"
+        yield ""
+
+
+def first_line(path: Path) -> str:
+    return (ast.get_docstring(syntax(path)) or "").splitlines()[0]
 
 
 PAGES = {
     HANDBOOK: {"metrics": metrics_table, "endings": endings_table},
     CONFIGURATION: {"settings": settings_table},
-    ARCHITECTURE: {"rooms": rooms_table},
+    ARCHITECTURE: {"rooms": rooms_tables},
 }
 
 

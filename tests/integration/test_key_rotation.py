@@ -26,10 +26,10 @@ from service.adapters.sql_grant_rows import token_values
 from service.adapters.sql_sealed import SqlSealedRows
 from service.adapters.tables import grants, to_micros
 from service.container import build
-from service.core.inventory import Stock
 from service.core.model import AccessToken, GrantId, GrantState
-from service.core.resealing import Kind, Resealed
-from service.core.rotation import Pace, Rotation
+from service.core.sealing.inventory import Stock
+from service.core.sealing.resealing import Kind, Resealed
+from service.core.sealing.rotation import Pace, Rotation
 from service.lifecycle import Container
 from service.telemetry import Metrics
 from tests.support.brokers import Broker, broker_process, environment, settings_from

@@ -19,10 +19,10 @@ import uvicorn
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT
 from service.config import Settings, load_settings
 from service.container import build
+from service.core.access.registration import Registration
 from service.core.clock import Clock
 from service.core.model import Caller, GrantType, Scope
-from service.core.registration import Registration
-from service.core.steps import Witness, nobody
+from service.core.redeeming.steps import Witness, nobody
 from service.lifecycle import Container
 from service.main import create_app
 from service.telemetry import Metrics

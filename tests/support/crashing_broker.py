@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 
 from service.cli.serving import serve_until_stopped
 from service.container import build
-from service.core.steps import Step
+from service.core.redeeming.steps import Step
 from tests.support.brokers import settings_from
 
 

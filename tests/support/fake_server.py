@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from service.core.clock import Clock
 from service.core.model import Application, TokenAnswer
-from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome
+from service.core.redeeming.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome
 
 
 class Rotation(StrEnum):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from service.core.model import Grant, GrantId
-from service.core.resealing import HEAD_BYTES, Head, Kind, Mark, Resealed, SealedRow
+from service.core.sealing.resealing import HEAD_BYTES, Head, Kind, Mark, Resealed, SealedRow
 from tests.support.memory_stores import MemoryAuthorizationStore, MemoryDirectoryStore, MemoryGrantStore, _Store
 
 

@@ -21,7 +21,7 @@ from service.core.model import (
     WaitingAnswer,
 )
 from service.core.policy import Policy
-from service.core.vault import Vault, application_place
+from service.core.sealing.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation
 from tests.support.memory_audit import MemoryAuditStore
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from service.core.attempts import Ending, Origin
 from service.core.model import GrantId
+from service.core.redeeming.attempts import Ending, Origin
 
 
 class Tally:

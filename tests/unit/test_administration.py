@@ -7,12 +7,12 @@ from typing import cast
 
 import pytest
 
-from service.core.administration import MOST_PATTERNS, Administration
+from service.core.access.administration import MOST_PATTERNS, Administration
+from service.core.access.registration import Registration, RegistrationChanges, check_url
 from service.core.audit import Audit
-from service.core.digests import fingerprint, secret_digest
 from service.core.errors import ApplicationNotFound, Conflict, InvalidApiKey, InvalidRequest, ResourceNotFound
 from service.core.model import Caller, GrantType, Scope
-from service.core.registration import Registration, RegistrationChanges, check_url
+from service.core.sealing.digests import fingerprint, secret_digest
 from tests.support.replicas import House, Replica, application
 
 SALES = Registration(

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.attempts import Ending, Origin
 from service.core.errors import BrokerError, UpstreamUnavailable
 from service.core.model import AccessToken, Grant, GrantId
-from service.core.upstream import (
+from service.core.redeeming.attempts import Ending, Origin
+from service.core.redeeming.upstream import (
     Ambiguous,
     ClientRefused,
     InvalidGrant,

@@ -22,7 +22,7 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.model import Application, Caller, Scope
-from service.core.upstream import Ambiguous, InvalidGrant, NotSent, OtherRefusal, Outcome, RateLimited
+from service.core.redeeming.upstream import Ambiguous, InvalidGrant, NotSent, OtherRefusal, Outcome, RateLimited
 from tests.support.replicas import ALICE, REDIRECT_URI, THE_COMPANY, VERSATURE, House, Replica, application
 
 CRM = Caller("crm", frozenset({Scope.GRANTS}), users=("*",), applications=("*",))

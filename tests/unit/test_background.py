@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.background import BackgroundRenewer
 from service.core.errors import StoreUnavailable, UpstreamUnavailable
 from service.core.model import COMPANY, Application, GrantId, GrantType
 from service.core.policy import Policy
 from service.core.records import REST
-from service.core.upstream import ClientRefused, NotSent
+from service.core.redeeming.upstream import ClientRefused, NotSent
+from service.core.upkeep.background import BackgroundRenewer
 from tests.support.fake_server import Silence
 from tests.support.replicas import ALICE, BOB, COMPANYS, HOUR, THE_COMPANY, VERSATURE, House, Replica, application
 from tests.support.virtual_time import VirtualClock

@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.background import MOST_UNHEARD
 from service.core.errors import StoreUnavailable
 from service.core.model import Grant, GrantId
 from service.core.records import Due, Force
+from service.core.upkeep.background import MOST_UNHEARD
 from tests.support.memory_stores import MemoryGrantStore, MemoryRenewalQueue
 from tests.support.replicas import ALICE, HOUR, VERSATURE, House, Replica
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.breaker import Breaker
 from service.core.errors import ClientRejected, UpstreamError, UpstreamUnavailable
 from service.core.model import GrantId, GrantType
 from service.core.policy import Policy
+from service.core.redeeming.breaker import Breaker
 from tests.support.clock import FakeClock
 from tests.support.replicas import VERSATURE
 

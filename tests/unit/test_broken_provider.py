@@ -15,8 +15,8 @@ import pytest
 from service.core.model import GrantId, GrantState, Reason, TokenAnswer
 from service.core.policy import Policy
 from service.core.records import REST
-from service.core.refusals import BELIEVED
-from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
+from service.core.redeeming.refusals import BELIEVED
+from service.core.redeeming.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
 from tests.support.fake_server import Call, FakeAuthorizationServer, Lost, Rotation
 from tests.support.replicas import VERSATURE, House, Replica
 from tests.support.virtual_time import VirtualClock

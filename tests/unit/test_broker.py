@@ -21,7 +21,7 @@ from service.core.handout import Source
 from service.core.lifetimes import is_usable
 from service.core.model import GrantState, Reason
 from service.core.policy import Policy
-from service.core.upstream import NotSent
+from service.core.redeeming.upstream import NotSent
 from tests.support.replicas import ALICE, COMPANYS, THE_COMPANY, VERSATURE, House, Replica
 from tests.support.virtual_time import VirtualClock, VirtualLoop
 

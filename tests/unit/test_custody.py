@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.custody import Custody
+from service.core.condition.health import Readiness
 from service.core.errors import StoreUnavailable
-from service.core.health import Readiness
+from service.core.escrow.custody import Custody
 from service.core.model import WaitingAnswer
 from service.core.records import EscrowEntry
-from service.core.steps import Step
-from service.core.vault import Vault
+from service.core.redeeming.steps import Step
+from service.core.sealing.vault import Vault
 from tests.support.memory_ports import MemoryEscrow
 from tests.support.memory_stores import blank_grant
 from tests.support.replicas import ALICE, BOB, House

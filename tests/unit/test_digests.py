@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.digests import fingerprint, refresh_digest, secret_digest
 from service.core.model import GrantId
+from service.core.sealing.digests import fingerprint, refresh_digest, secret_digest
 from tests.support.replicas import ALICE, VERSATURE
 
 parts = st.tuples(st.text(), st.text(), st.text())

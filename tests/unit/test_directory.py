@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.digests import secret_digest
 from service.core.directory import ADMIN, Directory, may_ask_for, needed_grant_type, require_scope
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
 from service.core.model import COMPANY, Caller, GrantType, Scope
 from service.core.policy import Policy
 from service.core.records import ApiKey, DirectoryRows
+from service.core.sealing.digests import secret_digest
 from tests.support.memory_stores import MemoryDirectoryStore
 from tests.support.replicas import House, Replica, application
 

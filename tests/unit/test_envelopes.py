@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.records import EscrowEntry
 

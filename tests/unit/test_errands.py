@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.errands import Errands, until_stored
 from service.core.errors import StoreUnavailable
+from service.core.upkeep.errands import Errands, until_stored
 from tests.support.virtual_time import VirtualClock
 
 LONG = timedelta(hours=1)

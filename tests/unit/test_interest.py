@@ -10,9 +10,9 @@ import pytest
 
 from service.core.errors import StoreUnavailable
 from service.core.handout import Source
-from service.core.interest import Interest
 from service.core.model import GrantId
 from service.core.policy import Policy
+from service.core.upkeep.interest import Interest
 from tests.support.memory_stores import MemoryGrantStore, MemoryRenewalQueue
 from tests.support.replicas import ALICE, BOB, House, Replica
 from tests.support.virtual_time import VirtualClock

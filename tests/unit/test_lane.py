@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import pytest
 
 from service.core import lane as lanes
-from service.core.digests import secret_digest
 from service.core.directory import Identity
 from service.core.model import Caller, GrantId, Scope
 from service.core.records import ApiKey
-from service.core.revalidation import Revalidator
+from service.core.sealing.digests import secret_digest
+from service.core.upkeep.revalidation import Revalidator
 from tests.support.replicas import ALICE, BOB, HOUR, VERSATURE, House, Replica
 
 KEY, PATH = b"vtb_crm", b"/tokens/alice"

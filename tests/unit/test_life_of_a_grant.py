@@ -25,8 +25,15 @@ from service.core.handout import Handout
 from service.core.lifetimes import is_usable
 from service.core.model import Grant, GrantState, TokenAnswer
 from service.core.records import AuthorizationRequest
-from service.core.upstream import Ambiguous, ClientRefused, NotSent, OtherRefusal, RateLimited, RefusedWithoutCode
-from service.core.vault import Vault
+from service.core.redeeming.upstream import (
+    Ambiguous,
+    ClientRefused,
+    NotSent,
+    OtherRefusal,
+    RateLimited,
+    RefusedWithoutCode,
+)
+from service.core.sealing.vault import Vault
 from tests.support.fake_server import Call, Lost, Rotation, Silence
 from tests.support.replicas import ALICE, HOUR, REDIRECT_URI, REVOCABLE, House
 from tests.support.virtual_time import VirtualClock, VirtualLoop

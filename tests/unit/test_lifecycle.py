@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from service.core.condition.health import READY, PartHealth
 from service.core.errors import StoreUnavailable
-from service.core.health import READY, PartHealth
 from service.core.records import EscrowEntry
 from service.lifecycle import Container, Ending
 from tests.support.memory_ports import MemoryEscrow

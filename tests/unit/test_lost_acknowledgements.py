@@ -8,7 +8,7 @@ import pytest
 
 from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable, UpstreamUnavailable
 from service.core.model import Grant, GrantId, GrantState, Reason
-from service.core.upstream import Ambiguous, ClientRefused, NotSent
+from service.core.redeeming.upstream import Ambiguous, ClientRefused, NotSent
 from tests.support.memory_stores import MemoryGrantStore, MemoryRenewalQueue
 from tests.support.replicas import ALICE, HOUR, VERSATURE, House, Replica
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from service.core.errors import StoreUnavailable
-from service.core.periodic import every
+from service.core.upkeep.periodic import every
 from tests.support.virtual_time import VirtualClock
 
 PERIOD = timedelta(seconds=10)

@@ -1,7 +1,7 @@
 """Logs tell users apart without naming them."""
 
 from service.core.model import COMPANY, SealingKey
-from service.core.pseudonyms import nameless, naming
+from service.core.sealing.pseudonyms import nameless, naming
 
 KEY = SealingKey("k1", b"k" * 32)
 OTHER = SealingKey("k2", b"o" * 32)

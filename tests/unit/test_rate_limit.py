@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from service.core.access.rate_limit import MOST_BUCKETS, RateLimiter
 from service.core.errors import RateLimited
-from service.core.rate_limit import MOST_BUCKETS, RateLimiter
 from tests.support.clock import FakeClock
 
 

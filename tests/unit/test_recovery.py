@@ -10,7 +10,7 @@ import pytest
 from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable
 from service.core.model import Application, GrantId, GrantState, SealedTokens, WaitingAnswer
 from service.core.records import AuthorizationRequest, CachedToken
-from service.core.upstream import NotSent, RefusedWithoutCode
+from service.core.redeeming.upstream import NotSent, RefusedWithoutCode
 from tests.support.memory_stores import MemoryGrantStore
 from tests.support.replicas import ALICE, BOB, HOUR, REDIRECT_URI, REVOCABLE, VERSATURE, House, Replica
 

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from service.core.condition.health import Readiness
 from service.core.errors import BrokerError, StoreUnavailable, UpstreamUnavailable
-from service.core.health import Readiness
 from service.core.model import AccessToken, WaitingAnswer
 from service.core.records import AuthorizationRequest
-from service.core.vault import Vault
+from service.core.sealing.vault import Vault
 from tests.support.fake_server import Rotation
 from tests.support.memory_ports import MemoryKeyring
 from tests.support.replicas import ALICE, COMPANYS, HOUR, REDIRECT_URI, THE_COMPANY, VERSATURE, House, Replica

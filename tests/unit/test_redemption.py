@@ -16,7 +16,7 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.model import Failure, GrantId, GrantState, Reason
-from service.core.upstream import (
+from service.core.redeeming.upstream import (
     Ambiguous,
     ClientRefused,
     InvalidGrant,

@@ -14,7 +14,7 @@ from service.core.errors import (
 )
 from service.core.model import GrantId, GrantState, GrantType, Reason
 from service.core.records import AuthorizationRequest
-from service.core.upstream import Ambiguous, InvalidGrant, RefusedWithoutCode
+from service.core.redeeming.upstream import Ambiguous, InvalidGrant, RefusedWithoutCode
 from tests.support.replicas import COMPANYS, HOUR, REDIRECT_URI, THE_COMPANY, VERSATURE, House, Replica
 
 NO = InvalidGrant("The provider says invalid_grant.")

@@ -14,7 +14,7 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.handout import Source
-from service.core.upstream import NotSent
+from service.core.redeeming.upstream import NotSent
 from tests.support.replicas import ALICE, COMPANYS, THE_COMPANY, VERSATURE, House, Replica
 
 

@@ -15,7 +15,7 @@ from service.core.errors import (
 from service.core.handout import Handout
 from service.core.model import GrantId, GrantState, Reason
 from service.core.policy import Policy
-from service.core.upstream import Ambiguous
+from service.core.redeeming.upstream import Ambiguous
 from tests.support.fake_server import Lost
 from tests.support.replicas import ALICE, COMPANYS, HOUR, THE_COMPANY, VERSATURE, House, Replica
 

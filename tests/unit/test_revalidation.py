@@ -8,7 +8,7 @@ from service.core.errors import StoreUnavailable
 from service.core.handout import Source
 from service.core.model import GrantId
 from service.core.records import Standing
-from service.core.revalidation import Confirmer, Revalidator
+from service.core.upkeep.revalidation import Confirmer, Revalidator
 from tests.support.memory_stores import MemoryGrantStore
 from tests.support.replicas import ALICE, BOB, HOUR, VERSATURE, House, Replica
 

@@ -9,7 +9,7 @@ import pytest
 from service.core.errors import GrantNotFound, ReauthorizationRequired, StoreUnavailable
 from service.core.model import Application, GrantId, GrantState, Reason, UpstreamRevocation
 from service.core.records import CachedToken
-from service.core.upstream import NotSent
+from service.core.redeeming.upstream import NotSent
 from tests.support.replicas import ALICE, BOB, REVOCABLE, VERSATURE, House, Replica
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from service.core.audit import Action, Audit
 from service.core.errors import KeyUnavailable, StoreUnavailable
-from service.core.inventory import Holding, Inventory, Stock
 from service.core.model import GrantId
 from service.core.policy import Policy
-from service.core.resealing import Kind
-from service.core.rotation import MOST_PASSES, RETRIES, AnotherKey, Pace, Rotation
-from service.core.vault import Vault, grant_place, verifier_place
+from service.core.sealing.inventory import Holding, Inventory, Stock
+from service.core.sealing.resealing import Kind
+from service.core.sealing.rotation import MOST_PASSES, RETRIES, AnotherKey, Pace, Rotation
+from service.core.sealing.vault import Vault, grant_place, verifier_place
 from tests.contract.samples import request
 from tests.support.memory_sealed import MemorySealedRows
 from tests.support.replicas import ALICE, VERSATURE, House, Replica

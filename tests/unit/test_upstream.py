@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.core.model import TokenAnswer
-from service.core.upstream import (
+from service.core.redeeming.upstream import (
     MAX_BODY_BYTES,
     Ambiguous,
     ClientRefused,

@@ -10,7 +10,7 @@ from service.core.errors import KeyUnavailable
 from service.core.model import SealingKey
 from service.core.ports import SealBroken
 from service.core.records import Place
-from service.core.resealing import HEAD_BYTES
+from service.core.sealing.resealing import HEAD_BYTES
 
 OLD = SealingKey("2025", b"o" * 32)
 NEW = SealingKey("2026", b"n" * 32)

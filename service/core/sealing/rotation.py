@@ -10,12 +10,12 @@ from typing import TypeVar
 from service.core.audit import Action, Audit
 from service.core.clock import Clock
 from service.core.errors import KeyUnavailable, StoreUnavailable
-from service.core.inventory import Inventory, Stock
 from service.core.model import GrantId
 from service.core.ports import SealBroken
 from service.core.records import Place
-from service.core.resealing import Kind, NamedKeyring, Resealed, SealedRow, SealedRows
-from service.core.vault import application_place, grant_place, verifier_place
+from service.core.sealing.inventory import Inventory, Stock
+from service.core.sealing.resealing import Kind, NamedKeyring, Resealed, SealedRow, SealedRows
+from service.core.sealing.vault import application_place, grant_place, verifier_place
 
 SCAN = 500
 """Rows looked at in one query, few enough for the deadline of any database."""

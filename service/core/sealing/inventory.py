@@ -8,8 +8,8 @@ from datetime import datetime
 from service.core.errors import KeyUnavailable
 from service.core.ports import Escrow, EscrowUnavailable, SealBroken
 from service.core.records import EscrowEntry
-from service.core.resealing import Kind, NamedKeyring, SealedRows
-from service.core.vault import Vault
+from service.core.sealing.resealing import Kind, NamedKeyring, SealedRows
+from service.core.sealing.vault import Vault
 
 PAGE = 1000
 

@@ -18,12 +18,12 @@ from service.core.model import Application, TokenAnswer, WaitingAnswer
 from service.core.policy import Policy
 from service.core.ports import AuthorizationServer, Keyring, SealBroken
 from service.core.records import AuthorizationRequest
-from service.core.refusals import RefusalGuard
-from service.core.saving import Saver, Settlement, Verdict
+from service.core.redeeming.refusals import RefusalGuard
+from service.core.redeeming.saving import Saver, Settlement, Verdict
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
+from service.core.sealing.vault import Vault, verifier_place
 from service.core.singleflight import Flights, wait_for_flight
-from service.core.steps import Step, Witness, nobody
-from service.core.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
-from service.core.vault import Vault, verifier_place
 
 log = logging.getLogger(__name__)
 

@@ -4,18 +4,18 @@ import asyncio
 import secrets
 from datetime import timedelta
 
-from service.core import digests
-from service.core.breaker import Breaker
 from service.core.clock import Clock
 from service.core.directory import Directory
-from service.core.errands import Errands
 from service.core.errors import StoreUnavailable
-from service.core.interest import Interest
 from service.core.model import AccessToken, Application, GrantType
 from service.core.policy import Policy
 from service.core.ports import RenewalQueue
 from service.core.records import Due
+from service.core.redeeming.breaker import Breaker
 from service.core.renewal import Renewer
+from service.core.sealing import digests
+from service.core.upkeep.errands import Errands
+from service.core.upkeep.interest import Interest
 
 MOST_UNHEARD = 100
 

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
-from service.core import digests, lifetimes, waiting
+from service.core import lifetimes
 from service.core.errors import KeyUnavailable, ReauthorizationRequired
+from service.core.escrow import waiting
 from service.core.model import (
     AccessToken,
     Application,
@@ -19,6 +20,7 @@ from service.core.model import (
 from service.core.policy import Policy
 from service.core.ports import Keyring, SealBroken
 from service.core.records import CachedToken, EscrowEntry, Place
+from service.core.sealing import digests
 
 
 def application_place(name: str) -> Place:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
+from service.core.access.origins import origin_of
 from service.core.errors import InvalidRequest
 from service.core.model import Application, GrantType
 from service.core.names import check_name
-from service.core.origins import origin_of
-from service.core.vault import Vault
+from service.core.sealing.vault import Vault
 
 MAX_TEXT_LENGTH = 1024
 

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.errors import KeyUnavailable, StoreUnavailable
-from service.core.health import READY, PartHealth, Readiness
 from service.core.model import Grant, GrantId, WaitingAnswer
 from service.core.ports import Escrow, EscrowUnavailable, SealBroken
 from service.core.records import EscrowEntry
-from service.core.steps import Step, Witness, nobody
-from service.core.vault import Vault
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.sealing.vault import Vault
 
 log = logging.getLogger(__name__)
 

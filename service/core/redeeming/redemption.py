@@ -4,10 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from service.core.attempts import Attempt, Ending, ending_of_death
-from service.core.breaker import Breaker
 from service.core.clock import Clock
-from service.core.errands import Errands
 from service.core.errors import (
     BrokerError,
     ClientRejected,
@@ -23,10 +20,12 @@ from service.core.model import AccessToken, Application, Claim, Grant, Reason, T
 from service.core.policy import Policy
 from service.core.ports import AuthorizationServer, GrantStore, RenewalQueue
 from service.core.records import Setback
-from service.core.refusals import RefusalGuard
-from service.core.saving import Saver
-from service.core.steps import Step, Witness, nobody
-from service.core.upstream import (
+from service.core.redeeming.attempts import Attempt, Ending, ending_of_death
+from service.core.redeeming.breaker import Breaker
+from service.core.redeeming.refusals import RefusalGuard
+from service.core.redeeming.saving import Saver
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.upstream import (
     Ambiguous,
     ClientRefused,
     InvalidGrant,
@@ -35,7 +34,8 @@ from service.core.upstream import (
     RateLimited,
     RefusedWithoutCode,
 )
-from service.core.vault import Vault
+from service.core.sealing.vault import Vault
+from service.core.upkeep.errands import Errands
 
 log = logging.getLogger(__name__)
 

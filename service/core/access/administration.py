@@ -6,23 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from service.core.audit import Action, Audit
-from service.core.clock import Clock
-from service.core.digests import secret_digest
-from service.core.directory import ADMIN, Directory
-from service.core.directory_store import DirectoryStore
-from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, ResourceNotFound, StoreUnavailable
-from service.core.model import Application, Caller, GrantType, Scope
-from service.core.names import check_name, check_pattern
-from service.core.records import ApiKey, KeyAddition
-from service.core.registration import (
+from service.core.access.directory_store import DirectoryStore
+from service.core.access.registration import (
     Registration,
     RegistrationChanges,
     apply_changes,
     revocable_at_home,
     seal_registration,
 )
-from service.core.vault import Vault
+from service.core.audit import Action, Audit
+from service.core.clock import Clock
+from service.core.directory import ADMIN, Directory
+from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, ResourceNotFound, StoreUnavailable
+from service.core.model import Application, Caller, GrantType, Scope
+from service.core.names import check_name, check_pattern
+from service.core.records import ApiKey, KeyAddition
+from service.core.sealing.digests import secret_digest
+from service.core.sealing.vault import Vault
 
 KEY_PREFIX = "vtb_"
 LIVE_KEYS = 2

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
-from service.core.attempts import Attempt, Ending
 from service.core.clock import Clock
-from service.core.custody import Custody
-from service.core.errands import RETRY_FIRST, until_stored
 from service.core.errors import ReauthorizationRequired, RenewalInProgress, StoreUnavailable
+from service.core.escrow.custody import Custody
 from service.core.lifetimes import usable_until
 from service.core.local_cache import LocalCache
 from service.core.model import (
@@ -25,10 +23,12 @@ from service.core.model import (
 )
 from service.core.policy import Policy
 from service.core.ports import AuthorizationStore, GrantStore, TokenCache
-from service.core.revocation import Revoker
+from service.core.redeeming.attempts import Attempt, Ending
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.sealing.vault import Vault
 from service.core.singleflight import wait_for_flight
-from service.core.steps import Step, Witness, nobody
-from service.core.vault import Vault
+from service.core.upkeep.errands import RETRY_FIRST, until_stored
+from service.core.upkeep.revocation import Revoker
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When the database last confirmed what it has not seen yet."""

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.core.clock import Clock
-from service.core.custody import Custody
+from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.directory import Directory
-from service.core.errands import Errands
 from service.core.errors import ApplicationNotFound, BrokerError, GrantNotFound, KeyUnavailable, StoreUnavailable
-from service.core.health import READY, PartHealth, Readiness
+from service.core.escrow.custody import Custody
 from service.core.lifetimes import next_retry
 from service.core.model import Application, Claim, Grant, GrantId, WaitingAnswer
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import EscrowEntry, Setback
-from service.core.saving import Saver, Settlement, Verdict
-from service.core.steps import Step, Witness, nobody
-from service.core.vault import Vault
+from service.core.redeeming.saving import Saver, Settlement, Verdict
+from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.sealing.vault import Vault
+from service.core.upkeep.errands import Errands
 
 log = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ import logging
 from datetime import datetime, timedelta
 
 from service.core.clock import Clock
-from service.core.digests import fingerprint
 from service.core.directory import Directory
 from service.core.errors import ApplicationNotFound, BrokerError, ClientRejected, GrantNotFound
 from service.core.local_cache import LocalCache
 from service.core.model import Application, Grant, GrantId, SealedTokens, UpstreamRevocation, WaitingAnswer
 from service.core.ports import AuthorizationServer, GrantStore, RenewalQueue, TokenCache
-from service.core.upstream import Outcome
-from service.core.vault import Vault
+from service.core.redeeming.upstream import Outcome
+from service.core.sealing.digests import fingerprint
+from service.core.sealing.vault import Vault
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Callers and applications: how they are entered, changed and kept in bounds."""

@@ -1,0 +1,1 @@
+"""How the process and the parts it leans on are."""

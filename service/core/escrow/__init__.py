@@ -1,0 +1,1 @@
+"""Answers that wait for the database, and how they are found again."""

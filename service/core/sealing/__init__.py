@@ -1,0 +1,1 @@
+"""What makes secrets fit to be stored, shown or compared."""

@@ -1,0 +1,1 @@
+"""The work that a process does by itself, with nobody waiting."""
