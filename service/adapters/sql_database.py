@@ -8,7 +8,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Table, cast, event, exc, extract, func, literal, make_url, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Table,
+    bindparam,
+    cast,
+    event,
+    exc,
+    extract,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -74,7 +86,8 @@ class Database:
         turn = self._write_turn if self.is_sqlite else contextlib.nullcontext()
         with _translated():
             async with turn, self.engine.connect() as connection:
-                await connection.execution_options(broker_writes=True)
+                if self.is_sqlite:
+                    await connection.execution_options(broker_writes=True)
                 async with connection.begin():
                     yield connection
 
@@ -138,7 +151,7 @@ class Database:
         SQLite is one machine, whose clock is this process's.
         """
         if self.is_sqlite:
-            return literal(to_micros(self._clock.now()))
+            return read_when_run(self._clock)
         return cast(extract("epoch", func.clock_timestamp()) * 1_000_000, BigInteger)
 
     def insert(self, table: Table) -> Any:
@@ -157,6 +170,11 @@ class Database:
     async def close(self) -> None:
         await self._bypass.close()
         await self.engine.dispose()
+
+
+def read_when_run(clock: Clock) -> ColumnElement[int]:
+    """What *clock* says at the moment at which a statement is run, however long ago it was built."""
+    return bindparam("now", callable_=lambda: to_micros(clock.now()), type_=BigInteger, unique=True)
 
 
 class UsesDatabase(Protocol):

@@ -4,18 +4,22 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Row, Update, and_, bindparam, case, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database
 from service.adapters.sql_grant_rows import (
     FRESH_START,
+    IS_NAMED,
     NO_CLAIM,
     NO_REFUSALS,
     NO_TROUBLE,
+    TOKEN_COLUMNS,
     is_grant,
+    naming,
     to_grant,
     token_values,
+    told,
 )
 from service.adapters.tables import grants, to_micros
 from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
@@ -24,6 +28,8 @@ DIGEST_LENGTH = 32
 REMEMBERED_SPENT = 64
 REMEMBERED_IMPORTED = 16
 _columns = grants.c
+_ROW = select(grants).where(IS_NAMED)
+_LOCKED_ROW = _ROW.with_for_update()
 
 
 async def ensure_row(database: Database, connection: AsyncConnection, grant: GrantId) -> None:
@@ -36,13 +42,12 @@ async def ensure_row(database: Database, connection: AsyncConnection, grant: Gra
 async def locked_row(database: Database, connection: AsyncConnection, grant: GrantId) -> Row[Any]:
     """The row of *grant*, made if there was none, that nobody else changes before this transaction ends."""
     await ensure_row(database, connection, grant)
-    return (await connection.execute(select(grants).where(is_grant(grant)).with_for_update())).one()
+    return (await connection.execute(_LOCKED_ROW, naming(grant))).one()
 
 
 async def fetch(connection: AsyncConnection, grant: GrantId, *, for_update: bool = False) -> Grant | None:
     """The grant, if it has a row."""
-    statement = select(grants).where(is_grant(grant))
-    rows = await connection.execute(statement.with_for_update() if for_update else statement)
+    rows = await connection.execute(_LOCKED_ROW if for_update else _ROW, naming(grant))
     row = rows.one_or_none()
     return to_grant(row) if row is not None else None
 
@@ -53,31 +58,36 @@ async def change(connection: AsyncConnection, grant: GrantId, values: Mapping[st
     return to_grant(rows.one())
 
 
-def renewed_contents(tokens: SealedTokens, generation: int, attempt_id: str, at: datetime) -> dict[str, Any]:
-    """A renewal's answer: what the provider left out stays as it is."""
+def renewal_of_one(*, with_refresh_token: bool) -> Update:
+    """A renewal's answer put into a named grant that is still `at_generation`; what it left out stays as it is.
+
+    It is also told `token_values`, `saved_attempt_id` and `renewed_at`.
+    """
     rotated: ColumnElement[bool] = literal(False)
-    values = token_values(tokens)
-    if tokens.refresh_digest is None:
-        for kept in ("refresh_sealed", "refresh_digest", "refresh_expires_at"):
-            del values[kept]
-    else:
-        rotated = _columns.refresh_digest.is_distinct_from(tokens.refresh_digest)
+    values: dict[str, Any] = {column: told(column) for column in TOKEN_COLUMNS}
+    if with_refresh_token:
+        rotated = _columns.refresh_digest.is_distinct_from(told("refresh_digest"))
         values["refresh_expires_at"] = case((rotated, values["refresh_expires_at"]), else_=_columns.refresh_expires_at)
         values["spent_digests"] = case((rotated, _spent_with_current()), else_=_columns.spent_digests)
+    else:
+        for kept in ("refresh_sealed", "refresh_digest", "refresh_expires_at"):
+            del values[kept]
+    generation = bindparam("at_generation", type_=_columns.generation.type)
     still_unfinished = and_(rotated, _columns.unfinished_generation == generation)
-    return {
+    contents = {
         **values,
         **NO_CLAIM,
         **NO_TROUBLE,
         **NO_REFUSALS,
         "state": GrantState.CONNECTED,
         "reason": None,
-        "generation": generation + 1,
-        "saved_attempt_id": attempt_id,
-        "obtained_at": func.coalesce(_columns.obtained_at, to_micros(at)),
-        "renewed_at": to_micros(at),
+        "generation": _columns.generation + 1,
+        "saved_attempt_id": told("saved_attempt_id"),
+        "obtained_at": func.coalesce(_columns.obtained_at, told("renewed_at")),
+        "renewed_at": told("renewed_at"),
         "unfinished_generation": case((still_unfinished, _columns.unfinished_generation), else_=None),
     }
+    return update(grants).where(IS_NAMED, _columns.generation == generation).values(contents)
 
 
 def new_contents(tokens: SealedTokens, at: datetime) -> dict[str, Any]:

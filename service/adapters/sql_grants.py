@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 
-from service.adapters.sql_claims import claim_values, claimable
+from service.adapters.sql_claims import claim_of_one
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grant_contents import (
     can_revive,
@@ -17,7 +18,7 @@ from service.adapters.sql_grant_contents import (
     locked_row,
     new_contents,
     remember_import,
-    renewed_contents,
+    renewal_of_one,
     revoked_contents,
 )
 from service.adapters.sql_grant_listing import listing
@@ -28,14 +29,18 @@ from service.adapters.sql_grant_rows import (
     NO_TROUBLE,
     among,
     is_grant,
+    naming,
+    telling,
     to_grant,
     to_instant,
+    token_values,
 )
 from service.adapters.tables import grants, to_micros
 from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
 from service.core.records import REST, Force, GrantFilter, Setback, Standing
 
 _columns = grants.c
+_RENEWALS = {rotating: renewal_of_one(with_refresh_token=rotating) for rotating in (False, True)}
 _REVIVED: Mapping[str, Any] = {**NO_TROUBLE, **NO_REFUSALS, "state": GrantState.CONNECTED, "reason": None}
 
 
@@ -44,6 +49,10 @@ class SqlGrantStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._claims = {
+            (company, forced): claim_of_one(database.now(), company=company, forced=forced)
+            for company, forced in product((False, True), repeat=2)
+        }
 
     @guarded
     async def get(self, grant: GrantId) -> Grant | None:
@@ -79,20 +88,18 @@ class SqlGrantStore:
         takeover: timedelta,
         force: Force | None = None,
     ) -> Grant | None:
-        now = self._database.now()
-        conditions = [
-            is_grant(grant),
-            _columns.generation == generation,
-            claimable(now, fingerprint, literal(takeover // MICROSECOND)),
-        ]
-        values = claim_values(now, attempt_id, lease)
-        if grant.is_company:
-            values["fingerprint"] = fingerprint
+        values: dict[str, Any] = {"attempt_id": attempt_id, "fingerprint": fingerprint}
         if force is not None:
-            conditions.append(or_(_columns.forced_until.is_(None), _columns.forced_until <= now))
             values |= {"forced_until": to_micros(force.until), "forced_interval": force.interval // MICROSECOND}
+        parameters = {
+            **naming(grant),
+            **telling(values),
+            "at_generation": generation,
+            "lease": lease // MICROSECOND,
+            "takeover": takeover // MICROSECOND,
+        }
         async with self._database.write() as connection:
-            rows = await connection.execute(update(grants).where(*conditions).values(values).returning(*_columns))
+            rows = await connection.execute(self._claims[grant.is_company, force is not None], parameters)
             row = rows.one_or_none()
         return to_grant(row) if row is not None else None
 
@@ -100,8 +107,11 @@ class SqlGrantStore:
     async def save(
         self, grant: GrantId, *, generation: int, attempt_id: str, tokens: SealedTokens, at: datetime
     ) -> bool:
-        values = renewed_contents(tokens, generation, attempt_id, at)
-        return await self._update(values, is_grant(grant), _columns.generation == generation)
+        values = {**token_values(tokens), "saved_attempt_id": attempt_id, "renewed_at": to_micros(at)}
+        parameters = {**naming(grant), **telling(values), "at_generation": generation}
+        async with self._database.write() as connection:
+            result = await connection.execute(_RENEWALS[tokens.refresh_digest is not None], parameters)
+            return result.rowcount == 1
 
     @guarded
     async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:

@@ -56,7 +56,8 @@ class SqlRenewalQueue:
             turn = await take_turn(self._database, connection, due.application, due.per_second)
             now = literal(turn.now)
             chosen = await _choose(connection, longest_due(due, now, takeover), min(due.limit, turn.allowed))
-            values = claim_values(self._database.now(), attempt_id, lease) | {"fingerprint": due.fingerprint}
+            values = claim_values(self._database.now(), attempt_id, lease // MICROSECOND)
+            values["fingerprint"] = due.fingerprint
             claimed = await _change(connection, chosen, may_be_claimed(due, now, takeover), values)
             if claimed:
                 await end_turn(connection, turn, len(claimed))

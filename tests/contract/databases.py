@@ -10,12 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from alembic import command
-from sqlalchemy import ColumnElement, create_engine, literal, text
+from sqlalchemy import ColumnElement, create_engine, text
 from sqlmodel import SQLModel
 
-from service.adapters.sql_database import Database
+from service.adapters.sql_database import Database, read_when_run
 from service.adapters.sql_migrations import alembic_config, migrate
-from service.adapters.tables import to_micros
 from tests.support.clock import FakeClock
 
 
@@ -89,7 +88,7 @@ class ClockedDatabase(Database):
         self._tests_clock = clock
 
     def now(self) -> ColumnElement[int]:
-        return literal(to_micros(self._tests_clock.now()))
+        return read_when_run(self._tests_clock)
 
 
 @contextlib.asynccontextmanager

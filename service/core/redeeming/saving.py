@@ -171,21 +171,22 @@ class Saver:
         Raises:
             StoreUnavailable: it is not known whether it is stored.
         """
+        asked_at = self._clock.now()
         if answer.ticket_digest is not None:
             stored = await self._connect(answer, answer.ticket_digest, late=late)
         else:
-            now = self._clock.now()
-            await self._grants.save(
+            stored = await self._grants.save(
                 answer.grant,
                 generation=answer.generation,
                 attempt_id=answer.attempt_id,
                 tokens=answer.tokens,
-                at=now,
+                at=asked_at,
             )
-            stored = False
         self._witness(Step.SAVED)
+        if stored:
+            return Settlement(Verdict.SAVED, asked_at)
         asked_at, current = self._clock.now(), await self._grants.get(answer.grant)
-        if stored or (current is not None and current.saved_attempt_id == answer.attempt_id):
+        if current is not None and current.saved_attempt_id == answer.attempt_id:
             return Settlement(Verdict.SAVED, asked_at, current)
         return await self._not_stored(answer, asked_at, current)
 
