@@ -11,6 +11,9 @@ from service.core.records import Standing
 NEVER = float("-inf")
 MAX_ENTRIES = 100_000
 MAX_BYTES = 128 * 1024 * 1024
+STAYS_IN_USE = 9
+"""So many confirmations after its last use an entry still is in use (ADR 8)."""
+
 _SIZE_WITHOUT_TOKEN = 1536
 
 
@@ -69,7 +72,7 @@ class LocalCache:
     def __init__(self, age: timedelta, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._entries: Bounded[GrantId, Entry] = Bounded(max_entries, max_bytes)
         self._age, self._max_entries = age, max_entries
-        self._used: set[GrantId] = set()
+        self._in_use: dict[GrantId, int] = {}
         self._buried: dict[GrantId, int] = {}
 
     def __len__(self) -> int:
@@ -89,12 +92,12 @@ class LocalCache:
         """Note that the entry of *grant*, if there is one, was of use."""
         if grant in self._entries:
             self._entries.use(grant)
-            self._used.add(grant)
+            self._in_use[grant] = STAYS_IN_USE
 
-    def take_used(self) -> list[GrantId]:
-        """The grants that were looked up since the last call."""
-        used, self._used = self._used, set()
-        return [grant for grant in used if grant in self._entries]
+    def in_use(self) -> list[GrantId]:
+        """The grants that are worth a confirmation: each `STAYS_IN_USE` times after it was looked up."""
+        self._in_use = {grant: left - 1 for grant, left in self._in_use.items() if left and grant in self._entries}
+        return list(self._in_use)
 
     def confirm(self, grant: GrantId, standing: Standing, confirmed_at: datetime) -> None:
         """Note how the database had *grant* at *confirmed_at*: its entry is good until later, or gone."""

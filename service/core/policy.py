@@ -29,7 +29,7 @@ class Policy:
     refresh_token_life: timedelta = timedelta(days=90)
     unstated_life: timedelta = timedelta(minutes=5)
     connect_life: timedelta = timedelta(minutes=10)
-    renewals_at_once: int = 20
+    renewals_at_once: int = 30
     background_at_once: int = 20
     background_every: timedelta = timedelta(milliseconds=250)
     renew_active: timedelta = timedelta(hours=24)

@@ -89,7 +89,7 @@ class Twin:
         return {
             "audit": {(minute.at, key): times for minute in minutes for key, times in minute.counts.items()},
             "asked for": set(core.background._interest._asked),
-            "used": set(core.local._used),
+            "in use": dict(core.local._in_use),
             "counted": {
                 tuple(sample.labels.values()): sample.value
                 for family in counted

@@ -6,6 +6,7 @@ import pytest
 
 from service.core.errors import StoreUnavailable
 from service.core.handout import Source
+from service.core.local_cache import STAYS_IN_USE
 from service.core.model import GrantId
 from service.core.records import Standing
 from service.core.upkeep.revalidation import Confirmer, Revalidator
@@ -28,6 +29,26 @@ async def test_one_query_a_tick_keeps_every_used_entry_in_memory(house: House, r
         await ticks.tick()
     assert house.grants.calls["standings"] == 5
     assert house.grants.calls["get"] == 2
+
+
+async def test_who_is_asked_for_now_and_then_stays_confirmed_and_who_is_not_is_left_alone(
+    house: House, replica: Replica
+) -> None:
+    for grant in (ALICE, BOB):
+        await house.import_(replica, grant)
+        for _ in range(2):
+            await replica.ask(grant)
+    ticks, confirmed = revalidator(house, replica), []
+    for number in range(2 * STAYS_IN_USE):
+        await asyncio.sleep(1)
+        began = house.clock.now()
+        await ticks.tick()
+        entry = replica.local.peek(BOB)
+        confirmed.append(entry is not None and entry.confirmed_at >= began)
+        if number % STAYS_IN_USE == 0:
+            assert (await replica.ask(ALICE)).source is Source.LOCAL
+    assert confirmed == [True] * STAYS_IN_USE + [False] * STAYS_IN_USE
+    assert (await replica.ask(ALICE)).source is Source.LOCAL
 
 
 async def test_a_revocation_elsewhere_is_seen_by_the_next_tick(house: House, replica: Replica) -> None:

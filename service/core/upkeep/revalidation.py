@@ -59,14 +59,14 @@ class Confirmer:
 
 
 class Revalidator:
-    """Confirms, a few times within the promised age, every entry that was used and the directory's version."""
+    """Confirms, a few times within the promised age, every entry that is in use and the directory's version."""
 
     def __init__(self, grants: GrantStore, directory: Directory, local: LocalCache, lane: Lane, clock: Clock) -> None:
         self._grants, self._directory, self._local, self._clock = grants, directory, local, clock
         self._lane = lane
 
     async def tick(self) -> None:
-        """Ask once for everything that was used since the last time.
+        """Ask once for everything that is in use.
 
         An entry that somebody is about to renew is not confirmed: its next caller takes the long way and waits.
 
@@ -75,9 +75,9 @@ class Revalidator:
         """
         self._lane.collect()
         await self._directory.check()
-        used = self._local.take_used()
-        for start in range(0, len(used), BATCH):
-            await self._confirm(used[start : start + BATCH])
+        in_use = self._local.in_use()
+        for start in range(0, len(in_use), BATCH):
+            await self._confirm(in_use[start : start + BATCH])
 
     async def _confirm(self, grants: Sequence[GrantId]) -> None:
         asked_at = self._clock.now()
