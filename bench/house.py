@@ -15,7 +15,6 @@ class Size:
 
     rounds: int
     rounds_of_the_told: int
-    settling: int
     seconds: float
     users_of_the_lane: tuple[int, ...]
     callers_of_the_lane: tuple[int, ...]
@@ -32,7 +31,6 @@ class Size:
 WHOLE = Size(
     rounds=7,
     rounds_of_the_told=3,
-    settling=3,
     seconds=2,
     users_of_the_lane=(100, 1000, 10_000),
     callers_of_the_lane=(10, 100),
@@ -48,7 +46,6 @@ WHOLE = Size(
 QUICK = Size(
     rounds=1,
     rounds_of_the_told=1,
-    settling=0,
     seconds=1,
     users_of_the_lane=(20,),
     callers_of_the_lane=(3,),

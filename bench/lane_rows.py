@@ -1,5 +1,6 @@
 """What a cached token costs: against the least possible, against the usual, and with more users, callers, replicas."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -35,7 +36,7 @@ class Target:
 async def rows(house: House) -> AsyncIterator[Row]:
     folder = folder_in(house.folder, "lane")
     variables = environment(folder, NOBODY, BROKER_LOG_LEVEL="warning")
-    size, rounds = house.size, house.size.rounds_of_the_told
+    size = house.size
     await furnish(settings_from(variables))
     async with container(variables) as made:
         fill(variables["BROKER_DATABASE_URL"], made, max(size.users_of_the_lane))
@@ -45,14 +46,16 @@ async def rows(house: House) -> AsyncIterator[Row]:
         lane = Target(port, [get(f"/tokens/{user(0)}", KEY)])
         answer = await on_the_lane(lane)
         async with opponents(house, answer) as (bare, ordinary):
-            yield against_bare(*await alternate(house, lane, bare, house.size.rounds))
+            alone, least = await alternate(house, lane, bare, house.size.rounds)
+            yield against_bare(alone, least)
             yield against_ordinary(*await alternate(house, lane, ordinary, house.size.rounds))
-        for count in size.users_of_the_lane:
-            crowd = Target(port, [get(f"/tokens/{user(number)}", KEY) for number in range(count)])
-            yield growth(f"{count:,} users instead of one", *await alternate(house, crowd, lane, rounds))
+        # Not in turn with the one: what a crowd leaves to do in the background would be in the other figure.
         for count in size.callers_of_the_lane:
             crowd = Target(port, [get(f"/tokens/{user(0)}", key) for key in keys[:count]])
-            yield growth(f"{count:,} callers instead of one", *await alternate(house, crowd, lane, rounds))
+            yield growth(f"{count:,} callers instead of one", await settled(house, crowd), alone)
+        for count in size.users_of_the_lane:
+            crowd = Target(port, [get(f"/tokens/{user(number)}", KEY) for number in range(count)])
+            yield growth(f"{count:,} users instead of one", await settled(house, crowd), alone)
     yield await replicas(house)
 
 
@@ -98,18 +101,23 @@ async def alternate(house: House, one: Target, other: Target, rounds: int) -> tu
     return found
 
 
+async def settled(house: House, target: Target) -> list[Rate]:
+    """Rounds of *target* alone, after it has settled."""
+    await settle(house, target)
+    return [await once(house, target) for _ in range(house.size.rounds_of_the_told)]
+
+
 async def once(house: House, target: Target) -> Rate:
     return await measure(target.port, target.requests, house.size.seconds, house.cores, target.connections)
 
 
 async def settle(house: House, target: Target) -> None:
-    """Ask until it gets no faster: the first request for each user takes the long way."""
-    before = 0.0
-    for _ in range(house.size.settling):
-        now = (await once(house, target)).per_second
-        if now < 1.1 * before:
-            return
-        before = now
+    """Let everything be asked for twice, since only then it is kept in use, and let one round pass."""
+    for _ in range(2):
+        for start in range(0, len(target.requests), target.connections):
+            together = target.requests[start : start + target.connections]
+            await asyncio.gather(*(ask(target.port, request) for request in together))
+    await once(house, target)
 
 
 def against_bare(lane: list[Rate], bare: list[Rate]) -> Row:
@@ -133,7 +141,7 @@ def against_ordinary(lane: list[Rate], usual: list[Rate]) -> Row:
 
 def growth(what: str, many: list[Rate], one: list[Rate]) -> Row:
     figures = {"broker": per_second(many), "with one": per_second(one)}
-    return Row(f"cached tokens of {what}", ratio(many, one), TIMES, figures=figures)
+    return Row(f"cached tokens of {what}", growing(many, one), TIMES, figures=figures)
 
 
 async def replicas(house: House) -> Row:
@@ -157,12 +165,11 @@ async def replicas(house: House) -> Row:
                 on = frozenset({cores[which]}) if cores else None
                 await stack.enter_async_context(process("bench.serve", "replica", variables=variables, cores=on))
             target = Target(int(variables["BROKER_PORT"]), [get(f"/tokens/{user(0)}", KEY)], 32 * number)
-            await settle(house, target)
-            rates.append([await once(house, target) for _ in range(house.size.rounds_of_the_told)])
+            rates.append(await settled(house, target))
     several, one = rates
     return Row(
         f"cached token, {count} replicas behind one port against one",
-        ratio(several, one),
+        growing(several, one),
         TIMES,
         figures={"together": per_second(several), "one": per_second(one), **busy(several)},
     )
@@ -170,6 +177,11 @@ async def replicas(house: House) -> Row:
 
 def ratio(ones: list[Rate], others: list[Rate]) -> float:
     return median_ratio([rate.per_second for rate in ones], [rate.per_second for rate in others])
+
+
+def growing(ones: list[Rate], others: list[Rate]) -> float:
+    """The ratio of the medians, for rounds that were not in turn."""
+    return statistics.median(rate.per_second for rate in ones) / statistics.median(rate.per_second for rate in others)
 
 
 def per_second(rates: list[Rate]) -> str:
