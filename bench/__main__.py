@@ -58,7 +58,7 @@ def main() -> int:
     except (ServerMissing, DidNotStart, DidNotWork, NotAllAnswered) as failure:
         sys.stderr.write(f"bench: {failure}\n")
         return 1
-    write(chosen.report, machine, load.tool(), rows)
+    write(chosen.report, machine, load.tool(), rows, whole=not chosen.quick and not chosen.parts)
     missed = [row.what for row in rows if row.verdict == "missed"]
     say("", f"{len(missed)} budgets missed{': ' if missed else ''}{'; '.join(missed)}", f"report: {chosen.report}")
     return 0

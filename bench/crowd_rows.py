@@ -59,12 +59,17 @@ async def users_at_once(house: House, processes: int) -> list[Row]:
         answers = await everybody(fleet, users)
         took = time.monotonic() - began
         alone = await provider_alone(fleet.sandbox, count, flights)
-    figures = {"took": f"{took:.2f} s", "ideal": f"{ideal:.2f} s", "our sandbox alone": f"{alone / ideal:.2f}{TIMES}"}
+    figures = {
+        "flights allowed": flights,
+        "took": f"{took:.2f} s",
+        "ideal": f"{ideal:.2f} s",
+        "our sandbox alone": f"{alone / ideal:.2f}{TIMES}",
+    }
     fleet_of = "1 process" if processes == 1 else f"{processes} processes"
     what = f"{count:,} users expired at once, provider takes {UPSTREAM_SECONDS} s, {fleet_of}"
     return [
         Row(
-            f"{what} of {Policy().renewals_at_once} flights: against the ideal",
+            f"{what}: against the ideal",
             took / ideal,
             TIMES,
             at_most=1.3,

@@ -39,6 +39,8 @@ def with_figures(page: str, report: dict[str, Any]) -> str:
 
 def main() -> None:
     report = LAST.read_text()
+    if not json.loads(report)["whole"]:
+        sys.exit("The last report is of a quick or partial run; run: make bench")
     KEPT.write_text(report)
     PAGE.write_text(with_figures(PAGE.read_text(), json.loads(report)))
     sys.stdout.write(f"{PAGE.relative_to(ROOT)} shows the last report\n")

@@ -52,11 +52,12 @@ def shown(value: object) -> str:
     return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
-def write(path: Path, machine: Figures, load: str, rows: Iterable[Row]) -> None:
-    """The whole report for programs."""
+def write(path: Path, machine: Figures, load: str, rows: Iterable[Row], *, whole: bool) -> None:
+    """The report for programs; *whole* if nothing was left out or cut short, or nobody should show it."""
     told = [{**asdict(row), "verdict": row.verdict, "budget": row.budget, "measured": row.measured} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "load": load, "rows": told}, indent=2, ensure_ascii=False) + "\n")
+    report = {"whole": whole, "machine": machine, "load": load, "rows": told}
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
