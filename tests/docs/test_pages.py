@@ -63,7 +63,7 @@ def test_the_commands_of_the_pages_do_what_they_say(
 
 
 def follow(followed: list[Block], place: World) -> set[str]:
-    """Type all blocks at one desk, and be the person at the browser; returns the pages with blocks that were left out."""
+    """Type all blocks at one desk, and be the person at the browser; returns pages of which something was left out."""
     left_out = set()
     with desk_in(place) as desk:
         for block in followed:
