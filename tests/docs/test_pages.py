@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_every_command_has_a_world_or_a_reason() -> None:
         if block.language == "sh" and not block.worlds and without_what_is_not_run(block).strip()
     ]
     assert lost == []
+
+
+def test_what_the_pages_write_into_a_checkout_is_never_committed() -> None:
+    typed = "".join(block.text for block in blocks() if {"empty", "fleet", "docker"} & set(block.worlds))
+    written = set(re.findall(r">([\w./-]+)", typed))
+    assert "broker.env" in written
+    ignored = subprocess.run(["git", "check-ignore", *written], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert written - set(ignored.stdout.split()) == set()
 
 
 def test_every_reason_is_still_needed() -> None:
