@@ -12,6 +12,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --system-certs --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --group build $(LOCK_FLAGS)
 
+# $(call fetch,PROGRAM,PACKAGE): if it is missing, root gets it on Debian; nobody else is meddled with.
+fetch = { command -v $(1) >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(2) >/dev/null; }; }
+
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,14 +34,12 @@ test: $(DEV)  ## every test that needs neither root nor a browser
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not crash"
 
 test-browser: $(DEV)  ## the connect flow in a real Chromium
-	@command -v chromium >/dev/null \
-		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	@$(call fetch,chromium,chromium) \
 		|| { echo "make test-browser needs chromium on PATH: install your system's package (Debian: apt-get install chromium)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -m browser tests/e2e
 
 test-crash: $(DEV)  ## the crash matrix, alert drills and long traffic: processes killed, servers lost, answers dropped
-	@command -v promtool >/dev/null \
-		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends prometheus >/dev/null; } \
+	@$(call fetch,promtool,prometheus) \
 		|| echo "without promtool the alert drills are skipped (Debian: apt-get install prometheus)" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash
 
@@ -62,6 +64,8 @@ lint: $(DEV)  ## check without its tests, which `make test` runs too
 
 ci:  ## what .ci/run runs: check, test, test-crash, bench-quick, test-browser
 	@$(MAKE) lint
+	@$(call fetch,curl,curl) && $(call fetch,nginx,nginx) && $(call fetch,node,nodejs) && $(call fetch,promtool,prometheus) \
+		|| echo "tests that lack curl, nginx, node or promtool are skipped, and say so" >&2
 	@$(MAKE) test
 	@$(MAKE) test-crash
 	@$(MAKE) bench-quick

@@ -3,13 +3,19 @@
 from sqlalchemy import text
 
 from service.adapters.sql_database import Database
-from service.adapters.sql_migrations import schema_fits
+from service.adapters.sql_migrations import FOREIGN, Schema, schema_of
 from service.core.clock import Clock
 from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.condition.skew import LIMIT, ClockSkew
 from service.core.errors import StoreUnavailable
 
 _AWAY = PartHealth(Readiness.DEGRADED, "the database cannot be asked; cached tokens still flow")
+
+_OF_SCHEMAS = {
+    Schema.FITS: READY,
+    Schema.EARLIER: PartHealth(Readiness.NOT_READY, "the schema is not this version's yet: run token-broker migrate"),
+    Schema.FOREIGN: PartHealth(Readiness.NOT_READY, FOREIGN),
+}
 
 
 class DatabaseHealth:
@@ -22,11 +28,9 @@ class DatabaseHealth:
         if self._database.is_bypassed:
             return _AWAY
         try:
-            if await schema_fits(self._database):
-                return READY
+            return _OF_SCHEMAS[await schema_of(self._database)]
         except StoreUnavailable:
             return _AWAY
-        return PartHealth(Readiness.NOT_READY, "the schema is not this version's yet: run token-broker migrate")
 
     async def durability(self) -> PartHealth:
         """Whether what the database has confirmed survives its crash: everything here relies on it."""

@@ -1,6 +1,7 @@
 """Brings the database's schema to this version, and says whether this version can work on it."""
 
 import re
+from enum import Enum, auto
 from functools import cache
 from pathlib import Path
 
@@ -8,14 +9,28 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from service.adapters.sql_database import Busy, Database
 from service.core.errors import StoreUnavailable
 
 ROOT = Path(__file__).parents[2]
+FOREIGN = (
+    "the schema is of no version of this program: "
+    "see that BROKER_DATABASE_URL names the right database, and that one restored from a backup is whole"
+)
 _NUMBER = re.compile(r"[0-9]{4}")
+
+
+class Schema(Enum):
+    """What a database's schema is to this version of the program."""
+
+    FITS = auto()
+    """Its own, or a later version's, which has only more."""
+    EARLIER = auto()
+    """An earlier version's, or none yet."""
+    FOREIGN = auto()
+    """Of no version of this program."""
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -38,35 +53,41 @@ async def migrate(database: Database) -> None:
         raise StoreUnavailable(
             "The migration met another transaction's lock; nothing has changed: try again."
         ) from None
-    except CommandError:
-        raise StoreUnavailable("The database's schema is of no version of this program.") from None
 
 
-async def schema_fits(database: Database) -> bool:
-    """Whether this version can work on the schema: it is its own, or a later version's, which has only more.
+async def schema_of(database: Database) -> Schema:
+    """Whether this version can work on the schema that there is.
 
     Raises:
         StoreUnavailable: the database cannot be asked.
     """
     async with database.read() as connection:
-        current = await connection.run_sync(_revision)
-    return current == _newest() or _is_later(current)
+        return await connection.run_sync(_schema)
 
 
 def _upgrade(connection: Connection) -> None:
-    if not _is_later(_revision(connection)):
-        command.upgrade(alembic_config(connection), "head")
+    match _schema(connection):
+        case Schema.EARLIER:
+            command.upgrade(alembic_config(connection), "head")
+        case Schema.FOREIGN:
+            raise StoreUnavailable(f"Nothing has changed: {FOREIGN}.")
 
 
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+def _schema(connection: Connection) -> Schema:
+    """Revisions are numbers of four digits that count upwards, so one that is not known yet can still be told."""
+    match MigrationContext.configure(connection).get_current_heads():
+        case ():
+            return Schema.EARLIER
+        case (revision,):
+            known = _revisions()
+            if revision == known[0] or (_NUMBER.fullmatch(revision) and revision > known[0]):
+                return Schema.FITS
+            return Schema.EARLIER if revision in known else Schema.FOREIGN
+        case _:
+            return Schema.FOREIGN
 
 
 @cache
-def _newest() -> str:
-    return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
-
-
-def _is_later(revision: str | None) -> bool:
-    """Revisions are numbers of four digits that count upwards, so one that is not known yet can still be told."""
-    return revision is not None and _NUMBER.fullmatch(revision) is not None and revision > _newest()
+def _revisions() -> tuple[str, ...]:
+    """Those that this version knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions())

@@ -62,6 +62,19 @@ async def test_a_request_is_one_line_with_all_that_is_needed_to_follow_it(front:
     assert "min_ttl" not in lines.text
 
 
+async def test_what_a_caller_gets_again_from_memory_is_not_logged_unless_it_is_traced(
+    front: Front, lines: Lines
+) -> None:
+    await front.hold("alice")
+    await front.client.get("/tokens/alice", headers={"X-Request-ID": "judged"})
+    for _ in range(3):
+        answer = await front.client.get("/tokens/alice", headers={"X-Request-ID": "again"})
+        assert "detail=local" in answer.headers["Cache-Status"]
+    await front.client.get("/tokens/alice", headers={"X-Request-ID": "traced", "traceparent": TRACEPARENT})
+    of_alice = [line for line in lines.about("request") if line["route"] == "/tokens/{user}"]
+    assert [(line["request_id"], line["source"]) for line in of_alice] == [("judged", "database"), ("traced", "local")]
+
+
 @pytest.mark.parametrize(("setting", "shown"), [("hash", "u-"), ("none", None), ("plain", "alice")])
 async def test_users_are_named_as_the_setting_says_also_by_the_audit(
     tmp_path: Path, lines: Lines, setting: str, shown: str | None

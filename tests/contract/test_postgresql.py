@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import alembic_config, migrate, schema_fits
+from service.adapters.sql_migrations import Schema, alembic_config, migrate, schema_of
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.clock import SystemClock
 from service.core.errors import StoreUnavailable
@@ -86,7 +86,7 @@ async def test_the_background_never_waits_for_a_grant_that_somebody_else_has_loc
 
 async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailable(postgres: Server) -> None:
     empty = Database(new_database(postgres, "unmigrated"), pool_size=2, clock=SystemClock())
-    assert not await schema_fits(empty)
+    assert await schema_of(empty) is Schema.EARLIER
     with pytest.raises(StoreUnavailable):
         await SqlGrantStore(empty).get(ALICE)
     await empty.close()
@@ -102,9 +102,9 @@ async def test_migrations_go_down_and_up_again_in_postgresql_too(postgres: Serve
     await migrate(moved)
     async with moved.write() as connection:
         await connection.run_sync(lambda sync: command.downgrade(alembic_config(sync), "base"))
-    assert not await schema_fits(moved)
+    assert await schema_of(moved) is Schema.EARLIER
     await migrate(moved)
-    assert await schema_fits(moved)
+    assert await schema_of(moved) is Schema.FITS
     await moved.close()
 
 
@@ -125,7 +125,7 @@ async def test_a_migration_gives_way_before_brokers_that_wait_behind_it_give_up(
         with pytest.raises(StoreUnavailable, match="try again"):
             await migration
     await migrate(database)
-    assert await schema_fits(database)
+    assert await schema_of(database) is Schema.FITS
     await database.close()
     await dump.close()
 
@@ -148,5 +148,5 @@ async def test_migrations_started_at_once_do_the_work_only_once(postgres: Server
     assert told == 3 * ["The schema is up to date.\n"]
     assert [migration.returncode for migration in migrations] == [0, 0, 0]
     database = Database(url, pool_size=1, clock=SystemClock())
-    assert await schema_fits(database)
+    assert await schema_of(database) is Schema.FITS
     await database.close()

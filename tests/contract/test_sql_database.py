@@ -19,7 +19,7 @@ from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import migrate, schema_fits
+from service.adapters.sql_migrations import Schema, migrate, schema_of
 from service.adapters.tables import to_micros
 from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
@@ -322,7 +322,7 @@ async def test_processes_that_start_at_once_on_a_new_file_all_migrate_it(
         url = sqlite_url(tmp_path / f"new {attempt}.db")
         databases = [await processes.enter_async_context(opened(url, clock)) for _ in range(4)]
         await asyncio.gather(*(migrate(database) for database in databases))
-        assert all([await schema_fits(database) for database in databases])
+        assert {await schema_of(database) for database in databases} == {Schema.FITS}
 
 
 # A database that is away: every method, every way

@@ -1,8 +1,8 @@
 """The pages as their readers see them: fenced blocks, and where each of them is to be tried.
 
 A fence says it behind its language: `sh demo` runs in the world `demo` (see worlds.py), after the earlier blocks of the
-same page and world and in the same shell; `browser=bob` lets somebody open the `connect_url` that the block has
-printed, and log in as bob.
+same page and world and in the same terminal, unless something stays in front there; `browser=bob` lets somebody open
+the `connect_url` that the block has printed, and log in as bob. A fence may name several worlds.
 """
 
 import re
@@ -25,12 +25,12 @@ class Block:
     text: str
 
     @property
-    def world(self) -> str | None:
-        """Where it is to be tried; None where its page and fence say nothing."""
-        named = [word for word in self.words if "=" not in word]
-        if named:
-            return named[0]
-        return DEFAULT_WORLDS.get(self.page) if self.language == "sh" else None
+    def worlds(self) -> tuple[str, ...]:
+        """Where it is to be tried; none where its page and fence say nothing."""
+        named = tuple(word for word in self.words if "=" not in word)
+        if named or self.language != "sh" or self.page not in DEFAULT_WORLDS:
+            return named
+        return (DEFAULT_WORLDS[self.page],)
 
     @property
     def login(self) -> str | None:

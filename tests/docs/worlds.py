@@ -1,8 +1,8 @@
 """Where the pages' commands are tried: a folder, a clean environment, and whatever the page takes for granted.
 
-demo    `make demo` is running, as the README's first command starts it
+demo    `make demo` is running, as the README's first command starts it; `python` is one that has httpx
 empty   a folder with nothing but the program, and a sandbox in Versature's place
-house   `empty` with a broker that serves, with its settings exported; alice is connected
+house   `empty` with a broker that serves; its settings are exported and `token-broker` is on PATH; alice is connected
 fleet   `empty` with PostgreSQL and Redis
 docker  `empty` with a stand-in for Docker: what would run in our image runs here
 """
@@ -29,6 +29,7 @@ from tests.support.brokers import KEY, environment, free_port, furnish, settings
 from tests.support.servers import Server, new_database
 
 PATIENCE_SECONDS = 60
+PROGRAMS = ROOT / ".venv" / "bin"
 _LINKED = ("Makefile", "pyproject.toml", "requirements.txt", ".venv")
 
 
@@ -48,9 +49,14 @@ class World:
 
 
 def _clean(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
-    """As a login shell would have it, with the product's programs found by their names."""
-    path = os.pathsep.join([str(folder / "programs"), str(ROOT / ".venv" / "bin"), os.environ["PATH"]])
+    """As a login shell would have it: no setting of ours, and no program of ours by its name."""
+    found = [place for place in os.environ["PATH"].split(os.pathsep) if Path(place) != PROGRAMS]
+    path = os.pathsep.join([str(folder / "programs"), *found])
     return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "COLUMNS": "120", **variables}
+
+
+def _with_our_programs(variables: Mapping[str, str]) -> dict[str, str]:
+    return {**variables, "PATH": f"{PROGRAMS}{os.pathsep}{variables['PATH']}"}
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -90,7 +96,7 @@ def _free_pair() -> int:
 @contextlib.contextmanager
 def demo(folder: Path) -> Iterator[World]:
     port = _free_pair()
-    env = _clean(folder, {"PORT": str(port)})
+    env = _with_our_programs(_clean(folder, {"PORT": str(port)}))
     with _running("make", "demo", env=env, cwd=ROOT) as process:
         _wait_for(f"http://127.0.0.1:{port}/problems/not_found", process)
         until = time.monotonic() + PATIENCE_SECONDS
@@ -129,7 +135,7 @@ def house(folder: Path) -> Iterator[World]:
         settings = environment(
             folder, sandbox, BROKER_PORT=world.variables["BROKER_PORT"], BROKER_ADMIN_KEY="vtb_admin"
         )
-        world.variables |= settings | {"KEY": KEY}
+        world.variables = _with_our_programs(world.variables) | settings
         asyncio.run(furnish(settings_from(settings)))
         minted = httpx.post(f"{sandbox}/sandbox/grants", json={"users": ["alice", "bob"]}, trust_env=False)
         tokens = {item["user"]: item["refresh_token"] for item in minted.raise_for_status().json()["items"]}
@@ -146,8 +152,6 @@ def house(folder: Path) -> Iterator[World]:
 @contextlib.contextmanager
 def fleet(folder: Path, postgres: Server, redis: Server) -> Iterator[World]:
     with empty(folder) as world:
-        sandbox = world.variables["VERSATURE_BASE_URL"].removesuffix("/api")
-        world.variables |= environment(folder, sandbox, BROKER_PORT=world.variables["BROKER_PORT"])
         world.stands_for["postgresql+psycopg://broker@db/broker"] = new_database(postgres, f"docs{os.getpid()}")
         world.stands_for["redis://cache:6379/0"] = redis.url
         yield world
@@ -160,7 +164,7 @@ def docker(folder: Path) -> Iterator[World]:
         stand_in = folder / "programs" / "docker"
         stand_in.parent.mkdir()
         stand_in.write_text(
-            '#!/bin/sh\n[ "$1" = run ] || exit 0\n'
+            f'#!/bin/sh\n[ "$1" = run ] || exit 0\nPATH={PROGRAMS}:$PATH\n'
             'while [ "$1" != token-broker ]; do shift; done\nshift\nexec "${@:-true}"\n'
         )
         stand_in.chmod(0o755)

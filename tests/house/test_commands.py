@@ -1,3 +1,4 @@
+import ast
 import re
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from tests.house.tree import ROOT, project
+from tests.house.tree import ROOT, modules, project, syntax
 
 
 def targets() -> set[str]:
@@ -19,7 +20,7 @@ def targets() -> set[str]:
 def code_in(document: str) -> Iterator[str]:
     """The lines of *document* that are set as code."""
     text = (ROOT / document).read_text()
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         yield from block.splitlines()
     yield from re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
 
@@ -29,7 +30,7 @@ def commands_in(document: str, program: str) -> set[tuple[str, ...]]:
     found = set()
     for line in code_in(document):
         for words in re.findall(rf"(?:^|[\s/]){program}((?: +[a-z][a-z-]*(?![\w=./]))+)", line):
-            found.add(tuple(words.split()))
+            found.add(tuple(word for word in words.split() if word != program))  # an image may have the same name
     return found
 
 
@@ -68,6 +69,20 @@ def test_a_document_names_only_commands_that_exist(
             missing.append(" ".join(words))
     capsys.readouterr()
     assert missing == []
+
+
+def test_ci_gets_what_tests_would_be_skipped_without() -> None:
+    wanted = {
+        call.args[0].value
+        for path in modules("tests")
+        for call in ast.walk(syntax(path))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "shutil.which"
+        and isinstance(call.args[0], ast.Constant)
+    }
+    assert {"nginx", "node", "promtool"} <= wanted
+    before_tests = (ROOT / "Makefile").read_text().partition("\nci:")[2].partition("$(MAKE) test\n")[0]
+    assert wanted - {"chromium"} <= set(re.findall(r"\$\(call fetch,(\w+),", before_tests))
 
 
 def test_ci_runs_the_readmes_own_test_command() -> None:

@@ -89,6 +89,22 @@ def test_no_secret_stands_in_the_composition() -> None:
     assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
+def test_the_composition_passes_on_all_that_there_is_to_say_of_the_provider() -> None:
+    """And has no defaults of its own: what is left empty has the product's."""
+    of_the_provider = {name.upper() for name in Settings.model_fields if name.startswith("versature_")}
+    for name in BROKERS:
+        given = {key: value for key, value in services()[name]["environment"].items() if key.startswith("VERSATURE_")}
+        secret = given.pop("VERSATURE_CLIENT_SECRET_FILE")
+        assert secret == "/run/secrets/client-secret"
+        assert given.pop("VERSATURE_CLIENT_ID").startswith("${VERSATURE_CLIENT_ID:?")
+        assert given == {key: f"${{{key}:-}}" for key in given}
+        assert {*given, "VERSATURE_CLIENT_ID", "VERSATURE_CLIENT_SECRET"} == of_the_provider
+
+
+def test_only_brokers_that_operators_reach_know_the_admin_key() -> None:
+    assert [name for name in services() if "admin-key" in services()[name].get("secrets", ())] == ["broker"]
+
+
 def test_public_and_internal_routes_are_served_by_different_brokers_behind_one_proxy() -> None:
     routes = {name: services()[name]["environment"].get("BROKER_ROUTES") for name in BROKERS}
     assert routes == {"broker": "internal", "pages": "public", "migrate": None}

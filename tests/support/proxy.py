@@ -22,7 +22,7 @@ _A, _IN = 1, 1
 
 needs_nginx = pytest.mark.skipif(
     shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/sbin") is None and shutil.which("nginx") is None,
-    reason="nginx is not on PATH (Debian: apt-get install nginx-light)",
+    reason="nginx is not on PATH (Debian: apt-get install nginx)",
 )
 
 

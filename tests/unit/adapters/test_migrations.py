@@ -13,9 +13,12 @@ from service.adapters.sql_authorizations import SqlAuthorizationStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
-from service.adapters.sql_migrations import alembic_config, migrate, schema_fits
+from service.adapters.sql_health import DatabaseHealth
+from service.adapters.sql_migrations import Schema, alembic_config, migrate, schema_of
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.condition.health import Readiness
+from service.core.condition.skew import ClockSkew
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantType
 from service.core.records import Due
@@ -145,18 +148,18 @@ async def test_a_migration_that_fails_midway_leaves_nothing(database: Database) 
 
 async def test_a_migrated_schema_fits(database: Database) -> None:
     await migrate(database)
-    assert await schema_fits(database)
+    assert await schema_of(database) is Schema.FITS
 
 
-async def test_a_new_file_has_no_schema_that_fits(database: Database) -> None:
-    assert not await schema_fits(database)
+async def test_a_new_file_has_an_earlier_schema(database: Database) -> None:
+    assert await schema_of(database) is Schema.EARLIER
 
 
 @pytest.mark.parametrize("revision", [*EARLIER, "base"])
 async def test_an_earlier_schema_does_not_fit(database: Database, revision: str) -> None:
     await migrate(database)
     await move(database, command.downgrade, revision)
-    assert not await schema_fits(database)
+    assert await schema_of(database) is Schema.EARLIER
 
 
 async def test_a_later_versions_schema_fits_and_is_left_alone(database: Database) -> None:
@@ -164,38 +167,50 @@ async def test_a_later_versions_schema_fits_and_is_left_alone(database: Database
     await fill(database)
     await call_the_schema(database, "9999")
     before = await contents(database)
-    assert await schema_fits(database)
+    assert await schema_of(database) is Schema.FITS
     await migrate(database)
     assert await contents(database) == before
     async with database.read() as connection:
         assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one() == "9999"
 
 
-@pytest.mark.parametrize("revision", ["from the future", "10000", "a999", "0000"])
-async def test_a_schema_of_no_version_of_ours_does_not_fit(database: Database, revision: str) -> None:
+@pytest.mark.parametrize("revisions", ["from the future", "10000", "a999", "0000", "0001 0002", "0005 9999"])
+async def test_a_schema_of_no_version_of_ours_is_told_and_left_alone(database: Database, revisions: str) -> None:
     await migrate(database)
-    await call_the_schema(database, revision)
-    assert not await schema_fits(database)
-    with pytest.raises(StoreUnavailable):
+    await call_the_schema(database, *([revisions] if "future" in revisions else revisions.split()))
+    assert await schema_of(database) is Schema.FOREIGN
+    part = await DatabaseHealth(database, ClockSkew(), FakeClock()).database()
+    assert part.readiness is Readiness.NOT_READY
+    assert "BROKER_DATABASE_URL" in (part.detail or "")
+    with pytest.raises(StoreUnavailable, match="BROKER_DATABASE_URL"):
         await migrate(database)
 
 
-async def call_the_schema(database: Database, revision: str) -> None:
+async def test_readiness_tells_to_migrate_where_that_helps(database: Database) -> None:
+    health = DatabaseHealth(database, ClockSkew(), FakeClock())
+    assert "token-broker migrate" in ((await health.database()).detail or "")
+    await migrate(database)
+    assert (await health.database()).readiness is Readiness.READY
+
+
+async def call_the_schema(database: Database, *revisions: str) -> None:
     async with database.write() as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        await connection.execute(text("DELETE FROM alembic_version"))
+        for revision in revisions:
+            await connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision})
 
 
 Ask = Callable[[Database], Awaitable[object]]
 
 
-@pytest.mark.parametrize("ask", [migrate, schema_fits])
+@pytest.mark.parametrize("ask", [migrate, schema_of])
 async def test_a_database_that_is_away_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
     async with out_of_reach(sqlite_url(tmp_path / "missing" / "broker.db"), FakeClock()) as away:
         with pytest.raises(StoreUnavailable):
             await ask(away)
 
 
-@pytest.mark.parametrize("ask", [migrate, schema_fits])
+@pytest.mark.parametrize("ask", [migrate, schema_of])
 async def test_a_file_that_is_no_database_is_a_store_unavailable(tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "broker.db").write_bytes(b"no database at all " * 1000)
     async with opened(sqlite_url(tmp_path / "broker.db"), FakeClock()) as corrupt:
