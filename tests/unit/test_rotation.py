@@ -11,7 +11,7 @@ from service.core.model import GrantId
 from service.core.policy import Policy
 from service.core.sealing.inventory import Holding, Inventory, Stock
 from service.core.sealing.resealing import Kind
-from service.core.sealing.rotation import MOST_PASSES, RETRIES, AnotherKey, Pace, Rotation
+from service.core.sealing.rotation import MOST_PASSES, RETRIES, SCAN, AnotherKey, Pace, Rotation
 from service.core.sealing.vault import Vault, grant_place, verifier_place
 from tests.contract.samples import request
 from tests.support.memory_sealed import MemorySealedRows
@@ -211,6 +211,19 @@ async def test_two_runs_at_once_share_the_work(roll: Roll) -> None:
 
 async def test_another_key_of_the_first_keys_name_seals_nothing(roll: Roll) -> None:
     row = await roll.house.row()
+    roll.house.grants.put(replace(row, refresh_sealed=roll.seal("x", key="k2", elsewhere=True)))
+    with pytest.raises(AnotherKey):
+        await roll.rotation.run(FAST)
+    assert roll.rows.calls["replace"] == 0
+
+
+async def test_another_key_of_the_first_keys_name_is_found_however_late_its_only_secret_stands(roll: Roll) -> None:
+    roll.house.keyring.sealing = "k1"
+    for number in range(SCAN):
+        await roll.house.import_(roll.replica, GrantId("versature", f"carol-{number}"))
+    await roll.house.import_(roll.replica, last := GrantId("versature", "dave"))
+    roll.house.keyring.sealing = "k2"
+    row = await roll.house.row(last)
     roll.house.grants.put(replace(row, refresh_sealed=roll.seal("x", key="k2", elsewhere=True)))
     with pytest.raises(AnotherKey):
         await roll.rotation.run(FAST)
