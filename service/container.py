@@ -186,7 +186,7 @@ def _redis(
     if settings.broker_redis_url is None:
         return None, None
     url = settings.broker_redis_url.get_secret_value()
-    return RedisTokenCache(url, clock=clock, observe=metrics.count_redis), RedisEscrow(url)
+    return RedisTokenCache(url, clock=clock, observe=metrics.count_redis), RedisEscrow(url, clock=clock)
 
 
 def _authorization(
