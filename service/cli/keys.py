@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.running import FAILED, USAGE, fail, print_table, run_with_container
+from service.core.names import KEY_ID
 from service.core.sealing.inventory import Inventory
 from service.core.sealing.rotation import BATCH, PER_SECOND, AnotherKey, Outcome, Pace
-from service.forms import KEY_BYTES, KEY_ID
+from service.forms import KEY_BYTES
 from service.lifecycle import Container
 
 keys = typer.Typer(help="The keys that seal what is stored.", no_args_is_help=True)
