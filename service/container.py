@@ -49,6 +49,7 @@ REVOKE_EVERY = timedelta(seconds=10)
 AUDIT_EVERY = timedelta(seconds=3)
 HEALTH_EVERY = timedelta(seconds=10)
 CENSUS_EVERY = timedelta(minutes=1)
+RECHECK_EVERY = timedelta(minutes=1)
 FORGET_EVERY = timedelta(minutes=10)
 EXCHANGES_AT_ONCE = 10
 """Connections kept for logins and revocations while renewals use all of theirs."""
@@ -96,18 +97,18 @@ def build(
     )
     database_health = DatabaseHealth(database, skew, clock)
     watch(health, metrics, database, database_health, directory, keyring, redis, skew)
-    census = Census(SqlCensusStore(database), clock, CENSUS_EVERY)
+    census, stock = Census(SqlCensusStore(database), clock, CENSUS_EVERY), _stock(database, keyring, core, ports)
     watch_core(metrics, core, keyring, census, renews=policy.renew_active > timedelta(0))
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,
-        rotation=_rotation(SqlSealedRows(database), keyring, core, ports, audit, clock),
+        rotation=Rotation(SqlSealedRows(database), keyring, stock, audit, clock, core.recovery.replay),
         services=services,
         core=core,
         durability=database_health.durability,
         census=census,
         clock=clock,
-        _duties=_duties(settings, core, audit, census, health),
+        _duties=_duties(settings, core, audit, census, health, stock),
         _drains=(core.exchange, core.renewer, core.saver, core.errands, core.lane, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
         _drain_within=timedelta(seconds=settings.broker_drain_seconds),
@@ -116,12 +117,9 @@ def build(
     )
 
 
-def _rotation(
-    sealed: SqlSealedRows, keyring: AesKeyring, core: Core, ports: Ports, audit: Audit, clock: Clock
-) -> Rotation:
+def _stock(database: Database, keyring: AesKeyring, core: Core, ports: Ports) -> Stock:
     escrows = {"the spool folder": ports.spool} | ({"Redis": ports.copy} if ports.copy is not None else {})
-    stock = Stock(sealed, escrows, keyring, core.vault)
-    return Rotation(sealed, keyring, stock, audit, clock, core.recovery.replay)
+    return Stock(SqlSealedRows(database), escrows, keyring, core.vault)
 
 
 def _database(settings: Settings, clock: Clock) -> Database:
@@ -150,7 +148,9 @@ def _ports(
     )
 
 
-def _duties(settings: Settings, core: Core, audit: Audit, census: Census, health: Health) -> tuple[Duty, ...]:
+def _duties(
+    settings: Settings, core: Core, audit: Audit, census: Census, health: Health, stock: Stock
+) -> tuple[Duty, ...]:
     policy, kept = settings.policy, timedelta(days=settings.broker_audit_days)
     duties = (
         Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
@@ -159,6 +159,7 @@ def _duties(settings: Settings, core: Core, audit: Audit, census: Census, health
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),
         Duty("asking all parts how they are", HEALTH_EVERY, health.parts),
         Duty("counting grants", CENSUS_EVERY, census.take, at_once=True),
+        Duty("looking whether a missing key is still needed", RECHECK_EVERY, stock.recheck),
         Duty("writing the audit", AUDIT_EVERY, lambda: _write_audit(core, audit)),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )
@@ -186,7 +187,7 @@ def _redis(
     if settings.broker_redis_url is None:
         return None, None
     url = settings.broker_redis_url.get_secret_value()
-    return RedisTokenCache(url, clock=clock, observe=metrics.count_redis), RedisEscrow(url)
+    return RedisTokenCache(url, clock=clock, observe=metrics.count_redis), RedisEscrow(url, clock=clock)
 
 
 def _authorization(

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import ipaddress
-import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,9 +14,9 @@ from service.core.access.origins import origin_of
 from service.core.access.registration import check_url
 from service.core.errors import InvalidRequest
 from service.core.model import SealingKey
+from service.core.names import KEY_ID
 
 KEY_BYTES = 32
-KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 
 
 def split(value: object) -> object:

@@ -115,6 +115,7 @@ def watch_safety(
         "audit_given_up", "Entries of the audit that were dropped because too many waited.", lambda: audit.given_up
     )
     health.register("escrow", custody.health)
+    health.register("waiting", custody.waiting_health)
     if custody.has_copy:
         health.register("escrow_copy", custody.copy_health)
     health.register("history", recovery.health)

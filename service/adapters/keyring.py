@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.errors import KeyUnavailable
 from service.core.model import SealingKey
+from service.core.names import KEY_ID
 from service.core.ports import SealBroken
 from service.core.records import Place
 
@@ -21,12 +22,13 @@ _NONCE_BYTES = 12
 
 
 def key_id_of(sealed: bytes) -> str | None:
-    """Which key *sealed* names, read without opening it: its first bytes are enough. None when it names none."""
+    """Which key *sealed* names, read without opening it: its first bytes are enough.
+
+    None when it names none, or what no key can be called: then it is damaged, and no other replica would open it.
+    """
     header = _header_of(sealed)
-    try:
-        return None if header is None else header[2:].decode()
-    except UnicodeDecodeError:
-        return None
+    name = None if header is None else KEY_ID.fullmatch(header[2:].decode("ascii", "replace"))
+    return None if name is None else name[0]
 
 
 class AesKeyring:
@@ -36,7 +38,7 @@ class AesKeyring:
         self._sealing_id = keys[0].id.encode()
         self._ciphers = {key.id.encode(): AESGCMSIV(key.material) for key in keys}
         self._header = bytes((_VERSION, len(self._sealing_id))) + self._sealing_id
-        self.missing: set[bytes] = set()
+        self.missing: set[str] = set()
         """Ids of keys that stored values needed and that are not here."""
 
     @property
@@ -51,7 +53,7 @@ class AesKeyring:
         return key_id_of(sealed)
 
     async def health(self) -> PartHealth:
-        """Not ready from the first value on that needs a key which another replica may have."""
+        """Not ready from the first value on that needs a key which another replica may have, until none does."""
         if not self.missing:
             return READY
         return PartHealth(Readiness.NOT_READY, "stored secrets need a key that BROKER_ENCRYPTION_KEYS does not hold")
@@ -65,8 +67,10 @@ class AesKeyring:
         header, rest = _split_header(sealed)
         cipher = self._ciphers.get(header[2:])
         if cipher is None:
+            if (key_id := key_id_of(header)) is None:
+                raise SealBroken
             if needed:
-                self.missing.add(header[2:])
+                self.missing.add(key_id)
             raise KeyUnavailable
         try:
             plain = cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], _bound_to(header, place))

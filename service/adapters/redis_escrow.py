@@ -1,5 +1,6 @@
 """Escrow in Redis: the second copy, for when the disk of the process that kept an answer is out of reach."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
@@ -9,8 +10,12 @@ from typing import TypeVar, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.core.clock import Clock
+from service.core.condition.bypass import Bypass
 from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.ports import EscrowUnavailable
@@ -44,9 +49,14 @@ Found = Mapping[bytes, bytes] | Exception
 
 
 class RedisEscrow:
-    """An `Escrow` in Redis, without expiry. It never tries twice: whoever keeps an answer does."""
+    """An `Escrow` in Redis, without expiry. It never tries twice: whoever keeps an answer does.
 
-    def __init__(self, url: str) -> None:
+    A Redis that does not answer is left alone until a probe succeeds: until then everybody is told at once that it
+    could not be asked.
+    """
+
+    def __init__(self, url: str, *, clock: Clock) -> None:
+        self._bypass, self._slots = Bypass(clock, self._answers), asyncio.Semaphore(CONNECTIONS)
         self._redis = Redis(
             connection_pool=BlockingConnectionPool.from_url(
                 url,
@@ -73,26 +83,27 @@ class RedisEscrow:
             raise EscrowUnavailable("the entry cannot be written down") from None
         name = _name(entry.grant)
         arguments = [name, entry.attempt_id.encode(), envelope]
-        await _asked(lambda: self._put(keys=[INDEX, _key(name)], args=arguments))
+        await self._asked(lambda: self._put(keys=[INDEX, _key(name)], args=arguments))
 
     async def check(self) -> None:
-        await _asked(lambda: self._redis.set(TRIAL, b"", px=TRIAL_LIFE))
+        """Asked even while Redis is left alone, and no reason to."""
+        await _answer(lambda: self._redis.set(TRIAL, b"", px=TRIAL_LIFE))
 
     async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
         name = _name(grant)
-        found = await _asked(lambda: cast(Awaitable[Mapping[bytes, bytes]], self._redis.hgetall(_key(name))))
+        found = await self._asked(lambda: cast(Awaitable[Mapping[bytes, bytes]], self._redis.hgetall(_key(name))))
         entries, unreadable = _read(name, found)
         if unreadable:
             raise EscrowUnavailable("an entry in Redis cannot be read")
         return oldest_first(entries)
 
     async def entries(self) -> Sequence[EscrowEntry]:
-        names = await _asked(self._indexed)
+        names = await self._asked(self._indexed)
         found: list[EscrowEntry] = []
         unreadable: set[bytes] = set()
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
-            hashes = await _asked(partial(self._fetch, batch))
+            hashes = await self._asked(partial(self._fetch, batch))
             for name, content in zip(batch, hashes, strict=True):
                 if content == {}:
                     await self._settle(name)
@@ -107,6 +118,7 @@ class RedisEscrow:
         await self._settle(_name(entry.grant), attempt)
 
     async def close(self) -> None:
+        await self._bypass.close()
         await self._redis.aclose(close_connection_pool=True)
 
     async def _indexed(self) -> list[bytes]:
@@ -121,7 +133,36 @@ class RedisEscrow:
 
     async def _settle(self, name: bytes, *attempts: bytes) -> None:
         """Take *attempts* of one grant away, and its place in the index if nothing remains."""
-        await _asked(lambda: self._remove(keys=[INDEX, _key(name)], args=[name, *attempts]))
+        await self._asked(lambda: self._remove(keys=[INDEX, _key(name)], args=[name, *attempts]))
+
+    async def _asked(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """What Redis answers, to as many at once as it has connections for.
+
+        Raises:
+            EscrowUnavailable: as `_answer`; Redis is left alone; or it was nobody's turn for too long.
+        """
+        if not await self._has_turn():
+            raise EscrowUnavailable("Redis failed: too many want it at once")
+        try:
+            if self._bypass.is_down:
+                raise EscrowUnavailable("Redis failed and is left alone")
+            return await _answer(operation, self._bypass.failed)
+        finally:
+            self._slots.release()
+
+    async def _has_turn(self) -> bool:
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT.total_seconds()):
+                return await self._slots.acquire()
+        except TimeoutError:
+            return False
+
+    async def _answers(self) -> bool:
+        try:
+            await self._redis.ping()
+        except (RedisError, OSError):
+            return False
+        return True
 
     def _complain(self, unreadable: frozenset[bytes]) -> None:
         for name in sorted(unreadable - self._complained):
@@ -129,16 +170,18 @@ class RedisEscrow:
         self._complained = unreadable
 
 
-async def _asked(operation: Callable[[], Awaitable[T]]) -> T:
-    """What Redis answers.
+async def _answer(operation: Callable[[], Awaitable[T]], lost: Callable[[], None] = lambda: None) -> T:
+    """What Redis answers; *lost* is told when it does not, as opposed to refusing.
 
     Raises:
-        EscrowUnavailable: it does not, or refuses; the message names the kind of failure and nothing else.
+        EscrowUnavailable: it does neither or refuses; the message names the kind of failure and nothing else.
     """
     try:
         return await operation()
     except (RedisError, OSError) as failure:
         kind = type(failure).__name__
+        if isinstance(failure, RedisConnectionError | RedisTimeoutError | OSError):
+            lost()
     raise EscrowUnavailable(f"Redis failed: {kind}")
 
 

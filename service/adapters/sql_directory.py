@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, update
+from sqlalchemy import Delete, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -55,7 +55,7 @@ class SqlDirectoryStore:
     async def add_application(self, application: Application) -> bool:
         last = select(func.coalesce(func.max(applications.c.position), 0) + 1).scalar_subquery()
         row = {"name": application.name, "position": last, **_application_row(application)}
-        return await self._add(insert(applications).values(row))
+        return await self._add(_no_default(application.name), insert(applications).values(row))
 
     @guarded
     async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:
@@ -73,7 +73,7 @@ class SqlDirectoryStore:
     async def remove_application(self, name: str) -> bool:
         async with self._database.write() as connection:
             await _move_version(connection)
-            await connection.execute(delete(default_applications).where(default_applications.c.application == name))
+            await connection.execute(_no_default(name))
             removed = await connection.execute(delete(applications).where(applications.c.name == name))
             return removed.rowcount == 1
 
@@ -163,6 +163,10 @@ async def _version(connection: AsyncConnection) -> int:
 async def _move_version(connection: AsyncConnection) -> None:
     """Tell every replica that something changes; the row's lock also lets one change happen at a time."""
     await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
+
+
+def _no_default(name: str) -> Delete:
+    return delete(default_applications).where(default_applications.c.application == name)
 
 
 async def _is_caller(connection: AsyncConnection, name: str) -> bool:

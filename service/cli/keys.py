@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.running import FAILED, USAGE, fail, print_table, run_with_container
+from service.core.names import KEY_ID
 from service.core.sealing.inventory import Inventory
 from service.core.sealing.rotation import BATCH, PER_SECOND, AnotherKey, Outcome, Pace
-from service.forms import KEY_BYTES, KEY_ID
+from service.forms import KEY_BYTES
 from service.lifecycle import Container
 
 keys = typer.Typer(help="The keys that seal what is stored.", no_args_is_help=True)
@@ -79,7 +80,7 @@ def rotate(
     _print_keys(found)
     typer.echo(f"\n{AS_FAR_AS}")
     for (kind, key_id), count in sorted(outcome.stuck.items(), key=str):
-        typer.echo(f"token-broker: left as they are, they do not open: {kind}: {count} ({_shown(key_id)})", err=True)
+        typer.echo(f"token-broker: left as they are, they do not open: {kind}: {count} ({key_id})", err=True)
     if outcome.came_back:
         typer.echo("token-broker: older keys still seal: does every broker run with the new one first?", err=True)
     _tell_strangers(found)
@@ -93,7 +94,7 @@ def _print_keys(found: Inventory) -> None:
 
 def _tell_strangers(found: Inventory) -> None:
     for held in found.strangers:
-        what = "no key" if held.key_id is None else f"the key {_shown(held.key_id)}, which is not configured here"
+        what = "no key" if held.key_id is None else f"the key {held.key_id}, which is not configured here"
         typer.echo(f"token-broker: {held.what}: {held.count} name {what}", err=True)
 
 
@@ -110,18 +111,13 @@ def _key_rows(found: Inventory) -> list[dict[str, Any]]:
 
 def _secret_rows(found: Inventory) -> list[dict[str, Any]]:
     return [
-        {"what": held.what, "key": _shown(held.key_id), "count": held.count, "oldest_at": _instant(held.oldest_at)}
+        {"what": held.what, "key": held.key_id, "count": held.count, "oldest_at": _instant(held.oldest_at)}
         for held in found.holdings
     ]
 
 
 def _document(found: Inventory) -> dict[str, Any]:
     return {"keys": _key_rows(found), "secrets": _secret_rows(found), "not_asked": list(found.not_asked)}
-
-
-def _shown(key_id: str | None) -> str | None:
-    """An id out of a damaged row may hold anything; a terminal gets to see none of it."""
-    return key_id if key_id is None or key_id.isprintable() else ascii(key_id)
 
 
 def _instant(at: datetime | None) -> str | None:

@@ -1,5 +1,6 @@
 """The main job: a token that works now, or a precise problem."""
 
+import asyncio
 import hmac
 from datetime import datetime, timedelta
 
@@ -266,7 +267,7 @@ class TokenBroker:
         failure: BrokerError
         try:
             task, collapsed = self._renewer.fly(application, grant, instead_of=instead_of)
-            token = await wait_for_flight(task, self._policy.wait if old is None else self._policy.wait_while_valid)
+            token = await self._wait(task, old)
             if lifetimes.is_usable(token, self._clock.now()):
                 source = Source.URI_MISS if grant.generation == 0 else Source.STALE
                 return Handout(token, source, collapsed)
@@ -279,6 +280,18 @@ class TokenBroker:
         if old is not None and not ended_by_us and lifetimes.is_usable(old, self._clock.now()):
             return Handout(old, Source.RENEWAL_FAILING)
         raise failure
+
+    async def _wait(self, task: asyncio.Task[AccessToken], old: AccessToken | None) -> AccessToken:
+        """What the flight brings, or TimeoutError; an *old* token that ends meanwhile shortens no caller's patience."""
+        waited = timedelta(0)
+        if old is not None:
+            waited = self._policy.wait_while_valid
+            try:
+                return await wait_for_flight(task, waited)
+            except TimeoutError:
+                if lifetimes.is_usable(old, self._clock.now()):
+                    raise
+        return await wait_for_flight(task, self._policy.wait - waited)
 
 
 def _same(one: str, other: str) -> bool:

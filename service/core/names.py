@@ -14,6 +14,8 @@ PERSON_FORM = r"^[^@/\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$"
 USER_FORM = rf"{PERSON_FORM}|^{COMPANY}$"
 """What the documentation says; `check_name` and `check_user` decide."""
 _NAME = re.compile(NAME_FORM)
+KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+"""What a sealing key may be called."""
 
 
 def check_user(user: str) -> str:

@@ -266,6 +266,15 @@ async def test_an_unknown_key_id_is_503_marks_nothing_and_readiness_fails(front:
     assert (ready.status_code, ready.json()["status"]) == (503, "not_ready")
     assert ready.json()["parts"]["keys"]["status"] == "not_ready"
     assert ready.json()["parts"]["database"]["status"] == "ok"
+    [recheck] = [duty.work for duty in front.container._duties if "missing key" in duty.what]
+    await recheck()
+    front.clock.advance(1)
+    assert (await front.client.get("/readyz")).status_code == 503
+    async with front.container.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE grants SET access_sealed = ?", (sealed,))
+    await recheck()
+    front.clock.advance(1)
+    assert (await front.client.get("/readyz")).json()["status"] == "ready"
 
 
 async def test_a_lost_database_is_degraded_and_still_ready(front: Front) -> None:

@@ -132,6 +132,20 @@ async def test_a_removed_application_is_no_default_any_more(stores: Stores) -> N
     assert not await stores.directory.remove_application("acme")
 
 
+async def test_a_default_chosen_while_its_application_was_being_removed_does_not_wait_for_the_next_of_that_name(
+    stores: Stores,
+) -> None:
+    await furnish(stores.directory)
+    await stores.directory.set_default(CREDENTIALS, "other")
+    assert await stores.directory.remove_application("acme")
+    await stores.directory.set_default(CODE, "acme")
+    assert await stores.directory.add_application(application("acme"))
+    assert (await stores.directory.load()).defaults == {CREDENTIALS: "other"}
+    await stores.directory.set_default(CODE, "acme")
+    assert not await stores.directory.add_application(application("acme"))
+    assert (await stores.directory.load()).defaults == {CODE: "acme", CREDENTIALS: "other"}
+
+
 async def test_a_default_stands_for_one_grant_type_and_can_be_changed(stores: Stores) -> None:
     await stores.directory.set_default(CODE, "acme")
     await stores.directory.set_default(CREDENTIALS, "acme")

@@ -1,6 +1,7 @@
 """What every `Escrow` promises: the fake, the spool directory and Redis."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -20,6 +21,7 @@ from redis import Redis
 
 from service.adapters.escrow import STALE, SpoolEscrow
 from service.adapters.redis_escrow import BATCH, INDEX, RedisEscrow
+from service.core.clock import SystemClock
 from service.core.condition.health import READY, Readiness
 from service.core.escrow.custody import Custody
 from service.core.escrow.envelopes import digest, to_bytes
@@ -61,7 +63,7 @@ async def escrow(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         case _:
             server: Server = request.getfixturevalue("redis")
             Redis.from_url(server.url).flushall()
-            found = RedisEscrow(server.url)
+            found = RedisEscrow(server.url, clock=SystemClock())
             yield found
             await found.close()
 
@@ -526,7 +528,7 @@ def client(redis: Server) -> Redis:
 
 @pytest.fixture
 async def remote(redis: Server, client: Redis) -> AsyncIterator[RedisEscrow]:
-    found = RedisEscrow(redis.url)
+    found = RedisEscrow(redis.url, clock=SystemClock())
     yield found
     await found.close()
 
@@ -607,7 +609,7 @@ async def test_a_garbled_redis_entry_hides_nothing_and_blocks_nobody_else(
 @every_method
 async def test_a_lost_redis_says_so_at_once(trouble: str, ask: Callable[[Escrow], Awaitable[object]]) -> None:
     with redis_server() as server:
-        escrow = RedisEscrow(server.url)
+        escrow = RedisEscrow(server.url, clock=SystemClock())
         await escrow.put(ENTRY)
         (server.kill if trouble == "dead" else server.pause)()
         began = time.monotonic()
@@ -617,14 +619,52 @@ async def test_a_lost_redis_says_so_at_once(trouble: str, ask: Callable[[Escrow]
         assert refusal.value.__cause__ is None
         assert refusal.value.__context__ is None
         (server.start if trouble == "dead" else server.go_on)()
+        await until_it_keeps(escrow, ENTRY)
+        assert list(await escrow.look(ALICE)) == [ENTRY]
+        await escrow.close()
+
+
+async def until_it_keeps(escrow: Escrow, entry: EscrowEntry) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(EscrowUnavailable):
+                return await escrow.put(entry)
+            await asyncio.sleep(0.05)
+
+
+class Held(SystemClock):
+    """Everybody's pause lasts until `passed` is set."""
+
+    def __init__(self) -> None:
+        self.passed = asyncio.Event()
+
+    async def sleep(self, duration: timedelta) -> None:
+        await self.passed.wait()
+
+
+async def test_a_redis_that_did_not_answer_is_left_alone_until_a_probe_succeeds() -> None:
+    """Who comes meanwhile is told that it could not be asked, not that nothing is there."""
+    with redis_server() as server:
+        clock = Held()
+        escrow = RedisEscrow(server.url, clock=clock)
         await escrow.put(ENTRY)
+        server.pause()
+        with pytest.raises(EscrowUnavailable, match="TimeoutError"):
+            await escrow.look(ALICE)
+        server.go_on()
+        await escrow.check()
+        for name in EVERY_METHOD.keys() - {"check"}:
+            with pytest.raises(EscrowUnavailable, match="left alone"):
+                await EVERY_METHOD[name](escrow)
+        clock.passed.set()
+        await until_it_keeps(escrow, BOBS)
         assert list(await escrow.look(ALICE)) == [ENTRY]
         await escrow.close()
 
 
 async def test_many_who_meet_a_hung_redis_wait_no_longer_than_a_moment() -> None:
     with redis_server() as server:
-        escrow = RedisEscrow(server.url)
+        escrow = RedisEscrow(server.url, clock=SystemClock())
         server.pause()
         began = time.monotonic()
         outcomes = await asyncio.gather(*(escrow.put(ENTRY) for _ in range(1000)), return_exceptions=True)
@@ -694,7 +734,7 @@ def test_a_disk_that_takes_names_but_not_one_byte_would_take_no_answer(folder: P
 
 
 async def test_a_redis_that_takes_nothing_new_is_no_place_for_a_copy(redis: Server) -> None:
-    escrow = RedisEscrow(redis.url)
+    escrow = RedisEscrow(redis.url, clock=SystemClock())
     with Redis.from_url(redis.url) as client:
         await escrow.check()
         client.replicaof("127.0.0.1", "1")

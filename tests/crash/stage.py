@@ -31,7 +31,7 @@ DEADLINE, LEASE, TAKEOVER, WAIT = 1.0, 2.0, 2.5, 2.0
 GONE_FOR_GOOD, PAST_LEASE = LEASE + TAKEOVER, LEASE + 1.0
 QUIET_SECONDS = 8
 ESCROW_INDEX = "token-broker:escrow"
-PARTS = ("database", "redis", "callers", "escrow")
+PARTS = ("database", "redis", "callers", "escrow", "waiting")
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,8 +107,11 @@ async def _answers(replica: Replica, user: str, status: int) -> bool:
     return await replica.token(user) == status
 
 
-@drill("TokenBrokerEscrowWaiting", "TokenBrokerDatabaseAway")
-async def an_answer_has_waited_for_the_database_for_ten_minutes(scene: Scene) -> None:
+@drill("TokenBrokerEscrowWaiting", "TokenBrokerDatabaseAway", "TokenBrokerEscrowBroken")
+async def an_answer_has_waited_for_ten_minutes_when_its_disk_is_lost_too(scene: Scene) -> None:
+    disk, lost = scene.folder / "disk", scene.folder / "lost"
+    disk.mkdir()
+    scene.set(BROKER_ESCROW_DIR=str(disk / "escrow"))
     scene.on_postgresql()
     await scene.prepare()
     before = await scene.start_here(SetClock(-timedelta(minutes=10)))
@@ -123,7 +126,11 @@ async def an_answer_has_waited_for_the_database_for_ten_minutes(scene: Scene) ->
         after = await scene.start()
         await after.shows("token_broker_escrow_oldest_age_seconds", lambda value: value > 300)
         await after.is_part("database", "degraded")
+        disk.rename(lost)
+        await after.is_part("escrow", "degraded")
+        await after.is_part("waiting", "degraded")
         await scene.trouble(after)
+        lost.rename(disk)
     await after.shows("token_broker_escrow_entries", lambda value: value == 0)
     await after.is_part("database", "ready")
     await scene.healed(after)

@@ -644,6 +644,7 @@ class MemoryDirectoryStore(_Store):
         async with self._transaction("add_application"):
             if application.name in self.applications:
                 return False
+            self._forget_default(application.name)
             self.applications[application.name] = application
             self._version += 1
             return True
@@ -658,9 +659,12 @@ class MemoryDirectoryStore(_Store):
 
     async def remove_application(self, name: str) -> bool:
         async with self._transaction("remove_application"):
-            self._defaults = {kind: chosen for kind, chosen in self._defaults.items() if chosen != name}
+            self._forget_default(name)
             self._version += 1
             return self.applications.pop(name, None) is not None
+
+    def _forget_default(self, name: str) -> None:
+        self._defaults = {kind: chosen for kind, chosen in self._defaults.items() if chosen != name}
 
     async def set_default(self, grant_type: GrantType, name: str) -> None:
         async with self._transaction("set_default"):

@@ -113,11 +113,33 @@ async def test_a_batch_whose_asking_was_cancelled_is_given_back(house: House) ->
     await queue.claimed.wait()
     assert (await house.row()).claim is not None
     ticking.cancel()
+    began = house.clock.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await ticking
     assert await replica.errands.drain(HOUR) == 0
+    assert house.clock.monotonic() - began == 1, "it is over as soon as it is known what was claimed"
     row = await house.row()
     assert (row.claim, row.unfinished_generation) == (None, None)
+    assert house.server.calls == []
+
+
+async def test_a_batch_whose_asking_was_cancelled_and_then_failed_is_given_back_twice(house: House) -> None:
+    replica = await process(house)
+    await house.import_(replica)
+    await house.queue.note_asked([ALICE], at=house.clock.now())
+    await asyncio.sleep(DUE)
+    house.queue.held["claim_due"] = gate = asyncio.Event()
+    ticking = asyncio.create_task(replica.background.tick())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    ticking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ticking
+    house.queue.mute.add("claim_due")
+    gate.set()
+    assert await replica.errands.drain(HOUR) == 0
+    assert house.queue.calls["release_all"] == 2
+    assert (await house.row()).claim is None
     assert house.server.calls == []
 
 

@@ -137,8 +137,21 @@ async def test_a_token_that_ends_while_its_holder_waits_is_not_handed_out(house:
     await house.import_(replica)
     await asyncio.sleep(3594)
     house.server.fall_silent()
+    began = house.clock.monotonic()
     with pytest.raises(RenewalInProgress):
         await replica.ask()
+    assert house.clock.monotonic() - began == 15
+
+
+async def test_whose_token_ends_while_waiting_gets_the_new_one_like_those_who_had_none(
+    house: House, replica: Replica
+) -> None:
+    await house.import_(replica)
+    await asyncio.sleep(3594)
+    silence = house.server.fall_silent()
+    asyncio.get_running_loop().call_later(8, silence.release)
+    handout = await replica.ask()
+    assert (handout.token.generation, handout.source) == (2, Source.STALE)
 
 
 async def test_the_old_token_is_served_while_valid_whatever_min_ttl_when_renewal_fails(

@@ -222,17 +222,19 @@ def shown(answer: WaitingAnswer) -> str:
     return f"1 answers wait since {answer.received_at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-async def test_answers_that_wait_and_places_that_are_away_show_in_health(places: Places) -> None:
-    assert (await places.custody.health()).readiness is Readiness.READY
+async def test_answers_that_wait_and_a_spool_that_is_away_are_two_parts_of_health(places: Places) -> None:
+    assert (await places.custody.waiting_health()).readiness is Readiness.READY
     answer = places.house.answer()
     await places.custody.keep(answer)
-    waiting = await places.custody.health()
+    waiting = await places.custody.waiting_health()
     assert (waiting.readiness, waiting.detail) == (Readiness.DEGRADED, shown(answer))
+    assert (await places.custody.health()).readiness is Readiness.READY
     places.spool.away = True
     assert (await places.custody.health()).detail == "this escrow takes no answers: away"
+    assert (await places.custody.waiting_health()).detail == shown(answer)
     places.spool.away = False
     await places.custody.clear(answer)
-    assert (await places.custody.health()).readiness is Readiness.READY
+    assert (await places.custody.waiting_health()).readiness is Readiness.READY
 
 
 async def test_a_lost_copy_is_a_part_of_its_own_for_the_spool_still_keeps_answers(places: Places) -> None:
@@ -275,7 +277,7 @@ async def test_what_a_place_refused_for_a_moment_is_kept_there_by_the_next_round
     puts = places.spool.puts, places.copy.puts
     await places.custody.entries()
     assert (places.spool.puts, places.copy.puts) == puts
-    assert (await places.custody.health()).detail == shown(answer)
+    assert (await places.custody.waiting_health()).detail == shown(answer)
     await places.custody.clear(answer)
     assert (places.spool.kept, places.copy.kept, places.custody.count) == ({}, {}, 0)
 

@@ -11,7 +11,7 @@ from service.core.model import GrantId
 from service.core.policy import Policy
 from service.core.sealing.inventory import Holding, Inventory, Stock
 from service.core.sealing.resealing import Kind
-from service.core.sealing.rotation import MOST_PASSES, RETRIES, AnotherKey, Pace, Rotation
+from service.core.sealing.rotation import MOST_PASSES, RETRIES, SCAN, AnotherKey, Pace, Rotation
 from service.core.sealing.vault import Vault, grant_place, verifier_place
 from tests.contract.samples import request
 from tests.support.memory_sealed import MemorySealedRows
@@ -29,6 +29,7 @@ class Roll:
     house: House
     replica: Replica
     rows: MemorySealedRows
+    stock: Stock
     rotation: Rotation
 
     async def inventory(self) -> Inventory:
@@ -71,7 +72,7 @@ async def roll(house: House, replica: Replica) -> Roll:
     stock = Stock(rows, {"the spool folder": replica.spool, "Redis": house.copy}, house.keyring, vault)
     audit = Audit(house.audit, house.clock)
     rotation = Rotation(rows, house.keyring, stock, audit, house.clock, replica.recovery.replay)
-    return Roll(house, replica, rows, rotation)
+    return Roll(house, replica, rows, stock, rotation)
 
 
 def ids_of_everything(key_id: str) -> dict[str, set[str]]:
@@ -217,6 +218,19 @@ async def test_another_key_of_the_first_keys_name_seals_nothing(roll: Roll) -> N
     assert roll.rows.calls["replace"] == 0
 
 
+async def test_another_key_of_the_first_keys_name_is_found_however_late_its_only_secret_stands(roll: Roll) -> None:
+    roll.house.keyring.sealing = "k1"
+    for number in range(SCAN):
+        await roll.house.import_(roll.replica, GrantId("versature", f"carol-{number}"))
+    await roll.house.import_(roll.replica, last := GrantId("versature", "dave"))
+    roll.house.keyring.sealing = "k2"
+    row = await roll.house.row(last)
+    roll.house.grants.put(replace(row, refresh_sealed=roll.seal("x", key="k2", elsewhere=True)))
+    with pytest.raises(AnotherKey):
+        await roll.rotation.run(FAST)
+    assert roll.rows.calls["replace"] == 0
+
+
 async def test_one_broken_seal_under_the_first_key_does_not_hold_the_rest_up(roll: Roll) -> None:
     for grant, elsewhere in ((ALICE, True), (BOB, False)):
         row = await roll.house.row(grant)
@@ -345,3 +359,34 @@ async def test_a_row_under_a_key_that_is_gone_is_trouble(roll: Roll) -> None:
     with pytest.raises(KeyUnavailable):
         vault.open_refresh(await roll.house.row())
     assert roll.house.keyring.missing == {"k1"}
+
+
+# What is not missed any more
+
+
+async def test_a_missing_key_is_forgotten_once_nothing_that_is_stored_names_it(roll: Roll) -> None:
+    row = await roll.house.row()
+    roll.house.grants.put(replace(row, access_sealed=roll.seal("x", key="gone")))
+    with pytest.raises(KeyUnavailable):
+        await roll.replica.broker.get(VERSATURE, ALICE)
+    await roll.stock.recheck()
+    assert roll.house.keyring.missing == {"gone"}
+    await roll.house.import_(roll.replica)
+    await roll.stock.recheck()
+    assert roll.house.keyring.missing == set()
+
+
+async def test_a_key_that_is_missed_while_the_stock_is_taken_stays_missing(roll: Roll) -> None:
+    roll.house.keyring.missing = {"gone"}
+    roll.rows.held["heads"] = gate = asyncio.Event()
+    checking = asyncio.create_task(roll.stock.recheck())
+    await asyncio.sleep(0.1)
+    roll.house.keyring.missing.add("new")
+    gate.set()
+    await checking
+    assert roll.house.keyring.missing == {"new"}
+
+
+async def test_nobody_counts_while_no_key_is_missing(roll: Roll) -> None:
+    await roll.stock.recheck()
+    assert roll.rows.calls["heads"] == 0

@@ -16,7 +16,7 @@ class DirectoryStore(Protocol):
     async def load(self) -> DirectoryRows: ...
 
     async def add_application(self, application: Application) -> bool:
-        """False when the name is taken."""
+        """False when the name is taken. Whatever was said of that name before, it begins as nobody's default."""
         ...
 
     async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:

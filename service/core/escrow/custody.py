@@ -159,9 +159,11 @@ class Custody:
         return None
 
     async def health(self) -> PartHealth:
-        """Of the spool. Answers that wait are safe, but somebody should know; a spool that takes none is not."""
-        if (spool := await self._check(Step.SPOOLED)) is not READY:
-            return spool
+        """Of the spool: where it takes no answers the next one may be lost."""
+        return await self._check(Step.SPOOLED)
+
+    async def waiting_health(self) -> PartHealth:
+        """Answers that wait are safe, but somebody should know."""
         if self._known:
             return PartHealth(
                 Readiness.DEGRADED, f"{self.count} answers wait since {self.oldest_at:%Y-%m-%dT%H:%M:%SZ}"

@@ -82,6 +82,18 @@ class Stock:
                 not_asked.append(f"{name} (some of it)")
         return Inventory(tuple(self._keyring.key_ids), tuple(holdings), tuple(not_asked))
 
+    async def recheck(self) -> None:
+        """Forget the missing keys that nothing names any more: what needed them was mended, or is gone.
+
+        What waits in an escrow that cannot be asked now will be met again when it can.
+
+        Raises:
+            StoreUnavailable: the database could not be asked.
+        """
+        if missing := set(self._keyring.missing):
+            needed = {held.key_id for held in (await self.take()).strangers}
+            self._keyring.missing.difference_update(missing - needed)
+
     async def _stored(self, kind: Kind) -> Sequence[Holding]:
         tally, after = _Tally(), None
         while page := await self._rows.heads(kind, after=after, limit=PAGE):

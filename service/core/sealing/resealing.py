@@ -75,6 +75,9 @@ class SealedRows(Protocol):
 class NamedKeyring(Keyring, Protocol):
     """A keyring whose sealed values tell which key sealed them."""
 
+    missing: set[str]
+    """Ids of keys that stored values needed and that are not here."""
+
     @property
     def key_ids(self) -> Sequence[str]:
         """All keys, the one that seals first."""

@@ -106,15 +106,32 @@ class Rotation:
 
     async def _check_first_key(self) -> None:
         """Two keys of one name would make everything unreadable for those who hold the other."""
-        tried = opened = 0
+        verdicts = []
         for kind in Kind:
-            for row in await self._patiently(partial(self._rows.page, kind, header=None, after=None, limit=SAMPLE)):
-                if row.sealed is None or not row.sealed.startswith(self._keyring.header):
-                    continue
-                tried += 1
-                opened += self._reseal(kind, row, row.sealed) is not None
-        if tried and not opened:
+            verdicts.append(opens := await self._first_key_opens(kind))
+            if opens:
+                return
+        if False in verdicts:
             raise AnotherKey("the first key does not open what was sealed under its name: it is another key")
+
+    async def _first_key_opens(self, kind: Kind) -> bool | None:
+        """Whether it opens anything of *kind* that was sealed under its name; None when there is no such thing.
+
+        All rows are looked at: after a rotation that has just begun elsewhere those may be few among many.
+        """
+        after, tried, header = None, 0, self._keyring.header
+        while tried < SAMPLE:
+            heads = await self._patiently(partial(self._rows.heads, kind, after=after, limit=SCAN))
+            if not heads:
+                break
+            if any(row.head is not None and row.head.startswith(header) for row in heads):
+                page = await self._patiently(partial(self._rows.page, kind, header=None, after=after, limit=SCAN))
+                under = [(row, row.sealed) for row in page if row.sealed is not None and row.sealed.startswith(header)]
+                if any(self._reseal(kind, row, sealed) is not None for row, sealed in under):
+                    return True
+                tried += len(under)
+            after = heads[-1].mark
+        return False if tried else None
 
     async def _pass(self, kind: Kind, pace: Pace, outcome: Outcome) -> int:
         """Go once through all secrets of *kind*; returns how many somebody else changed meanwhile."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 
 from service.core.clock import Clock
 from service.core.directory import Directory
 from service.core.errors import StoreUnavailable
-from service.core.model import AccessToken, Application, GrantType
+from service.core.model import AccessToken, Application, Grant, GrantType
 from service.core.policy import Policy
 from service.core.ports import RenewalQueue
 from service.core.records import Due
@@ -71,18 +72,33 @@ class BackgroundRenewer:
             limit=limit,
             per_second=self._policy.renew_per_second,
         )
+        claiming = asyncio.ensure_future(
+            self._queue.claim_due(due, attempt_id=attempt_id, lease=self._policy.lease, takeover=self._policy.takeover)
+        )
         try:
-            claimed = await self._queue.claim_due(
-                due, attempt_id=attempt_id, lease=self._policy.lease, takeover=self._policy.takeover
-            )
-        except (StoreUnavailable, asyncio.CancelledError) as unheard:
-            if not isinstance(unheard, StoreUnavailable) or unheard.asked:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            self._errands.run("claims", lambda: self._undo(application.name, attempt_id, claiming))
+            raise
+        except StoreUnavailable as unheard:
+            if unheard.asked:
                 self._give_back(application.name, attempt_id)
             raise
         for grant in claimed:
             task = self._renewer.fly_claimed(application, grant, began)
             self._flights.add(task)
             task.add_done_callback(self._flights.discard)
+
+    async def _undo(self, application: str, attempt_id: str, claiming: asyncio.Future[Sequence[Grant]]) -> None:
+        """This process ends. Cut off, the claim might be made or not: in a moment that is known."""
+        await asyncio.wait({claiming})
+        match claiming.exception():
+            case None:
+                await self._queue.release_all(application, attempt_id=attempt_id)
+            case StoreUnavailable(asked=False):
+                pass
+            case _:
+                self._give_back(application, attempt_id)
 
     def _give_back(self, application: str, attempt_id: str) -> None:
         """Perhaps claimed, without our hearing of it. While the database is away attempts gather in one errand."""

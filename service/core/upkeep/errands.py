@@ -1,6 +1,7 @@
 """Writes that must reach the database although nobody waits for them."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -61,7 +62,9 @@ class Errands:
         self.run(what, both)
 
     async def drain(self, timeout: timedelta) -> int:
-        """Wait for all errands, at most *timeout*; returns how many are left."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout.total_seconds())
+        """Wait for all errands and what they give rise to, at most *timeout*; returns how many are left."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout.total_seconds()):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
         return len(self._tasks)

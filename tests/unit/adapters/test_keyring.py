@@ -147,7 +147,14 @@ def test_an_unknown_key_is_unavailable_and_listed_as_missing() -> None:
     keyring = AesKeyring([OLD])
     with pytest.raises(KeyUnavailable):
         keyring.open(AesKeyring([NEW]).seal("secret", PLACE), PLACE)
-    assert keyring.missing == {b"2026"}
+    assert keyring.missing == {"2026"}
+
+
+@pytest.mark.parametrize("garbled", [b"\xff026", b"2 26", b"20:6", b"2\x0026", b"\xc3\xa926"])
+def test_what_no_settings_could_name_is_a_broken_seal_and_no_missing_key(keyring: AesKeyring, garbled: bytes) -> None:
+    with pytest.raises(SealBroken):
+        keyring.open(keyring.seal("secret", PLACE).replace(b"2026", garbled[:4], 1), PLACE)
+    assert keyring.missing == set()
 
 
 def test_nothing_is_missing_while_every_key_is_there(keyring: AesKeyring) -> None:
@@ -188,7 +195,9 @@ def test_the_longest_id_that_the_settings_allow_is_read_from_the_head() -> None:
     assert key_id_of(sealed[:HEAD_BYTES]) == longest
 
 
-@pytest.mark.parametrize("damaged", [b"", b"\x01", b"\x01\x04202", b"\x02\x042026...", b"\x00", b"\x01\x02\xff\xfe..."])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\x01", b"\x01\x04202", b"\x02\x042026...", b"\x00", b"\x01\x02\xff\xfe...", b"\x01\x02a,..."]
+)
 def test_what_has_no_readable_header_names_no_key(damaged: bytes) -> None:
     assert key_id_of(damaged) is None
 
