@@ -11,7 +11,7 @@ class Policy:
     `unstated_life` is the life of an access token whose answer named no `expires_in`; `wait_while_valid` is how long
     a caller waits for a renewal although the old token still works; `save_patience` is how long callers wait for the
     commit of an answer before they get it from memory; `renewals_at_once` is how many renewals one process has under
-    way, so that a claim's lease is never spent waiting for a connection.
+    way: no more than it has the time for, or answers come too late to the database and claims wait for connections.
     """
 
     upstream_deadline: timedelta = timedelta(seconds=10)
@@ -29,7 +29,7 @@ class Policy:
     refresh_token_life: timedelta = timedelta(days=90)
     unstated_life: timedelta = timedelta(minutes=5)
     connect_life: timedelta = timedelta(minutes=10)
-    renewals_at_once: int = 30
+    renewals_at_once: int = 20
     background_at_once: int = 20
     background_every: timedelta = timedelta(milliseconds=250)
     renew_active: timedelta = timedelta(hours=24)
