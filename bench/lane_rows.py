@@ -16,8 +16,9 @@ from bench.load import Rate, measure
 from bench.report import TIMES, Row
 from bench.stage import DidNotWork, admit, container, folder_in, process
 from bench.wire import Answer, ask, get
-from tests.support.brokers import KEY, environment, free_port, furnish, settings_from
+from tests.support.brokers import KEY, environment, furnish, settings_from
 from tests.support.fleet import prepare
+from tests.support.ports import free_port
 from tests.support.servers import new_database
 
 NOBODY = "http://127.0.0.1:1"

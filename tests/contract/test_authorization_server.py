@@ -50,6 +50,7 @@ from tests.contract.samples import T0
 from tests.contract.wire import TOKENS, Client, Wire, listening
 from tests.support.clock import FakeClock
 from tests.support.fake_server import Rotation
+from tests.support.ports import free_port
 
 HOUR = timedelta(hours=1)
 HURRY = timedelta(milliseconds=300)
@@ -469,12 +470,6 @@ async def test_a_connection_that_the_provider_closed_meanwhile_costs_nothing(clo
 # The real one: not sent
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     "address",
     [
@@ -489,7 +484,7 @@ def closed_port() -> int:
     ],
 )
 async def test_where_nobody_can_be_reached_nothing_is_sent(clock: FakeClock, address: str) -> None:
-    observed, url = Observations([]), address.format(closed=closed_port())
+    observed, url = Observations([]), address.format(closed=free_port())
     app = replace(users_application(""), token_url=url, revocation_url=url)
     async with adapter(clock, observed=observed) as server:
         with pytest.raises(NotSent):

@@ -20,9 +20,10 @@ from pathlib import Path
 import httpx
 from redis import Redis
 
-from tests.support.brokers import Broker, environment, free_port
+from tests.support.brokers import Broker, environment
 from tests.support.crashing import Spares
 from tests.support.fleet import prepare
+from tests.support.ports import free_port
 from tests.support.servers import Server, new_database, postgres_server, redis_server
 from tests.support.versatures import Versature, versature_process
 

@@ -17,10 +17,11 @@ from service.core.model import GrantId, GrantType
 from service.core.redeeming.steps import Witness
 from service.core.sealing import digests
 from service.telemetry import Metrics
-from tests.support.brokers import Broker, broker_here, broker_process, environment, free_port, settings_from
+from tests.support.brokers import Broker, broker_here, broker_process, environment, settings_from
 from tests.support.crashing import Spare, Spares
 from tests.support.crashing_broker import Deed
 from tests.support.fleet import prepare
+from tests.support.ports import free_port
 from tests.support.servers import Server, new_database
 from tests.support.versatures import Versature, versature_process
 

@@ -10,9 +10,7 @@ docker  `empty` with a stand-in for Docker: what would run in our image runs her
 import asyncio
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +23,8 @@ import pytest
 
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT, USERS
 from tests.house.tree import ROOT
-from tests.support.brokers import KEY, environment, free_port, furnish, settings_from
+from tests.support.brokers import KEY, environment, furnish, settings_from
+from tests.support.ports import free_port, free_ports
 from tests.support.servers import Server, new_database
 
 PATIENCE_SECONDS = 60
@@ -83,19 +82,9 @@ def _running(*command: str, env: Mapping[str, str], cwd: Path) -> Iterator[subpr
         process.wait(PATIENCE_SECONDS)
 
 
-def _free_pair() -> int:
-    """A port that is free, as the next one is; below those that the system gives to whoever asks for any."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 1))
-            return port
-
-
 @contextlib.contextmanager
 def demo(folder: Path) -> Iterator[World]:
-    port = _free_pair()
+    port = free_ports(2)
     env = _with_our_programs(_clean(folder, {"PORT": str(port)}))
     with _running("make", "demo", env=env, cwd=ROOT) as process:
         _wait_for(f"http://127.0.0.1:{port}/problems/not_found", process)

@@ -18,9 +18,10 @@ from redis import Redis
 from service.core.clock import SystemClock
 from tests.drills.watch import Phase, Watch
 from tests.integration.terminal import Terminal
-from tests.support.brokers import Broker, broker_here, broker_process, environment, free_port, settings_from
+from tests.support.brokers import Broker, broker_here, broker_process, environment, settings_from
 from tests.support.browser import connect
 from tests.support.fleet import prepare
+from tests.support.ports import free_port
 from tests.support.servers import Server, new_database
 from tests.support.versatures import Versature, versature_here
 

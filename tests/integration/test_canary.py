@@ -15,7 +15,7 @@ import pytest
 from sandbox.directory import COMPANY_CLIENT
 from service.core.model import Caller, GrantId, Scope
 from tests.integration.terminal import Terminal
-from tests.support.brokers import Broker, client_of, environment, free_port, until_healthy
+from tests.support.brokers import Broker, client_of, environment, until_healthy
 from tests.support.browser import browser_of, invite
 from tests.support.canary import (
     ECHOES,
@@ -29,6 +29,7 @@ from tests.support.canary import (
 )
 from tests.support.clock import FakeClock
 from tests.support.marked_life import ADMIN, CRM, RETURN, SEALING, Life, life_in, sealing_keys
+from tests.support.ports import free_port
 from tests.support.servers import Server, new_database
 
 

@@ -17,8 +17,9 @@ import pytest
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT, USERS
 from service import __version__
 from tests.integration.terminal import Terminal
-from tests.support.brokers import client_of, environment, free_port
+from tests.support.brokers import client_of, environment
 from tests.support.clock import FakeClock
+from tests.support.ports import free_port
 from tests.support.versatures import Versature, versature_here
 
 ROOT = Path(__file__).parents[2]

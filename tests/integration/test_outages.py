@@ -12,8 +12,9 @@ import psycopg
 import pytest
 from redis import Redis
 
-from tests.support.brokers import broker_process, free_port
+from tests.support.brokers import broker_process
 from tests.support.fleet import Fleet, running_fleet
+from tests.support.ports import free_port
 from tests.support.servers import Server, postgres_server, redis_server
 
 pytestmark = pytest.mark.crash

@@ -9,8 +9,9 @@ import pytest
 from service.container import build
 from service.core.model import Caller, Scope
 from service.telemetry import Metrics
-from tests.support.brokers import KEY, broker_process, free_port, settings_from
+from tests.support.brokers import KEY, broker_process, settings_from
 from tests.support.fleet import Fleet, running_fleet
+from tests.support.ports import free_port
 from tests.support.servers import Server
 
 PROMISE = 1.0

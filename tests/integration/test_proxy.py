@@ -6,8 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.brokers import Broker, broker_process, client_of, environment, free_port, furnish, settings_from
+from tests.support.brokers import Broker, broker_process, client_of, environment, furnish, settings_from
 from tests.support.browser import Browser
+from tests.support.ports import free_port
 from tests.support.proxy import needs_nginx, proxy_before
 from tests.support.versatures import versature_process
 

@@ -26,6 +26,7 @@ from service.core.redeeming.steps import Witness, nobody
 from service.lifecycle import Container
 from service.main import create_app
 from service.telemetry import Metrics
+from tests.support.ports import free_port
 
 KEY = "vtb_" + "k" * 43
 """The key of the caller `crm`, which may do everything a caller may, for everybody."""
@@ -198,9 +199,3 @@ async def until_healthy(client: httpx.AsyncClient, process: asyncio.subprocess.P
                 return
         await asyncio.sleep(0.05)
     raise AssertionError("the broker did not answer in time")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

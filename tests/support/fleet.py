@@ -15,7 +15,8 @@ from redis import Redis
 from service.adapters.sql_database import Database
 from service.adapters.sql_migrations import migrate
 from service.core.clock import SystemClock
-from tests.support.brokers import Broker, broker_process, environment, free_port, furnish, settings_from
+from tests.support.brokers import Broker, broker_process, environment, furnish, settings_from
+from tests.support.ports import free_port
 from tests.support.servers import Server, new_database
 
 

@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 
 from tests.house.tree import ROOT
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 CONF = ROOT / "deploy" / "nginx" / "nginx.conf"
 PATIENCE_SECONDS = 10

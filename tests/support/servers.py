@@ -16,6 +16,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from tests.support.ports import free_port
+
 START_SECONDS = 30
 HOST = "127.0.0.1"
 
@@ -70,7 +72,7 @@ class Server:
 def redis_server(*options: str) -> Iterator[Server]:
     """A Redis without persistence."""
     program = str(_redis_program())
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="tb-redis-") as folder:
         command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--dir", folder, *options]
         server = Server(command, port, f"redis://{HOST}:{port}/0", None, _spawn(command, None))
@@ -96,7 +98,7 @@ def postgres_server() -> Iterator[Server]:
             shutil.chown(data, as_user)
         initdb = [str(programs / "initdb"), "-D", str(data), "-U", "broker", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, user=as_user, cwd=folder)
-        port = _free_port()
+        port = free_port()
         settings = (f"listen_addresses={HOST}", f"unix_socket_directories={data}", "max_connections=60")
         command = [str(programs / "postgres"), "-D", str(data), "-p", str(port)]
         command += [part for setting in settings for part in ("-c", setting)]
@@ -169,12 +171,6 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.02)
     raise ServerMissing(f"nothing listens on port {port}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def new_database(server: Server, name: str) -> str:
