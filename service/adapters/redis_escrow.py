@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(milliseconds=250)
 CONNECT_TIMEOUT = timedelta(milliseconds=250)
-TURN_TIMEOUT = timedelta(milliseconds=500)
+TURN_TIMEOUT = timedelta(seconds=2)
 """How long to wait for a connection: when the database goes away, many answers come to be kept at once."""
 CONNECTIONS = 10
 BATCH = 200
