@@ -38,7 +38,7 @@ test-browser: $(DEV)  ## the connect flow in a real Chromium
 		|| { echo "make test-browser needs chromium on PATH: install your system's package (Debian: apt-get install chromium)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -m browser tests/e2e
 
-test-crash: $(DEV)  ## the crash matrix, alert drills and long traffic: processes killed, servers lost, answers dropped
+test-crash: $(DEV)  ## the crash matrix, alert drills and all that takes long: processes killed, servers lost, answers dropped
 	@$(call fetch,promtool,prometheus) \
 		|| echo "without promtool the alert drills are skipped (Debian: apt-get install prometheus)" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash

@@ -12,6 +12,8 @@ import pytest
 from tests.support.fleet import running_fleet
 from tests.support.servers import Server
 
+pytestmark = pytest.mark.crash
+
 log = logging.getLogger(__name__)
 
 TRAFFIC_SECONDS = float(os.environ.get("TRAFFIC_SECONDS", "20"))
@@ -20,7 +22,6 @@ LIFE = float(os.environ.get("LIFE", "6"))
 PAUSE = float(os.environ.get("PAUSE", "0.5"))
 
 
-@pytest.mark.crash
 async def test_active_users_cost_one_call_per_renewal_interval_and_hardly_ever_wait(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:

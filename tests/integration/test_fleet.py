@@ -10,12 +10,13 @@ import pytest
 from tests.support.fleet import running_fleet
 from tests.support.servers import Server
 
+pytestmark = pytest.mark.crash
+
 TRAFFIC_SECONDS = float(os.environ.get("TRAFFIC_SECONDS", "20"))
 USERS = 40
 LIFE = 5
 
 
-@pytest.mark.crash
 async def test_random_traffic_over_three_replicas_gets_only_tokens_that_work(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:

@@ -148,6 +148,7 @@ async def test_sigterm_waits_for_a_renewal_that_nobody_waits_for_any_more_and_it
             assert await _holds_a_working_token_after_one_redemption(versature, broker, "alice")
 
 
+@pytest.mark.crash
 async def test_after_a_kill_in_the_middle_of_redemptions_unrotated_grants_work_and_rotated_ones_are_lost_in_transit(
     tmp_path: Path,
 ) -> None:

@@ -16,9 +16,17 @@ from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable
 from service.core.handout import Handout
@@ -356,11 +364,13 @@ def _may_have_spent(call: Call) -> bool:
     return call.result is None or isinstance(call.result, TokenAnswer | Ambiguous)
 
 
-TestLifeOfAGrant = LifeOfAGrant.TestCase
-TestLifeOfAGrant.settings = settings(
-    max_examples=400,
-    stateful_step_count=50,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.mark.parametrize("lives", [120, pytest.param(1000, marks=pytest.mark.crash)])
+def test_whatever_happens_in_the_life_of_a_grant_what_must_hold_holds(lives: int) -> None:
+    told = settings(
+        max_examples=lives,
+        stateful_step_count=50,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(LifeOfAGrant, settings=told)
