@@ -16,6 +16,9 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --no-config --system-certs --quiet 
 fetch = { command -v $(1) >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends $(2) >/dev/null; }; }
 
+# Whoever sets it elsewhere means images: here processes start by the hundred, and each would compile the product anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
