@@ -209,6 +209,10 @@ class Settings(BaseSettings):
         )
 
     @property
+    def drain(self) -> timedelta:
+        return timedelta(seconds=self.broker_drain_seconds)
+
+    @property
     def policy(self) -> Policy:
         return Policy(
             upstream_deadline=timedelta(seconds=self.broker_upstream_deadline_seconds),

@@ -28,6 +28,7 @@ from service.core.audit import Audit
 from service.core.authorization import Authorization
 from service.core.clock import Clock, SystemClock
 from service.core.condition.health import Health
+from service.core.condition.shutdown import Shutdown
 from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
 from service.core.policy import Policy
@@ -38,7 +39,7 @@ from service.core.sealing.rotation import Rotation
 from service.core.sealing.vault import Vault
 from service.core.services import Services
 from service.core.upkeep.census import Census
-from service.lifecycle import Container, Duty, Ending
+from service.lifecycle import Container, Duty
 from service.telemetry import Metrics
 from service.watching import watch, watch_core, watch_safety
 
@@ -62,7 +63,7 @@ def build(
     clock: Clock | None = None,
     grants: GrantStore | None = None,
     witness: Witness = nobody,
-    ending: Ending | None = None,
+    shutdown: Shutdown | None = None,
     works_alone: bool = True,
 ) -> Container:
     """Make everything from *settings*; tests replace parts. Nothing here talks to the network or the disk.
@@ -78,9 +79,9 @@ def build(
     rows, vault = SqlDirectoryStore(database), Vault(keyring, policy, random.random)
     directory = _directory(settings, rows, vault, clock)
     audit = Audit(audit_rows := SqlAuditStore(database), clock, settings.name_user)
-    core = assemble(
-        ports, directory, audit, clock, policy, random.random, metrics, skew=skew, witness=witness, observer=metrics
-    )
+    shutdown = shutdown or Shutdown(settings.drain, clock)
+    told = (clock, policy, random.random, metrics)
+    core = assemble(ports, directory, audit, *told, shutdown, skew=skew, witness=witness, observer=metrics)
     services = Services(
         broker=core.broker,
         directory=directory,
@@ -111,8 +112,7 @@ def build(
         _duties=_duties(settings, core, audit, census, health, stock),
         _drains=(core.exchange, core.renewer, core.saver, core.errands, core.lane, audit),
         _closes=tuple(part for part in (server, redis, copy, database) if part is not None),
-        _drain_within=timedelta(seconds=settings.broker_drain_seconds),
-        _ending=ending or Ending(),
+        _shutdown=shutdown,
         _works_alone=works_alone,
     )
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +12,7 @@ from service.adapters.sql_migrations import migrate
 from service.core.assembly import Core
 from service.core.clock import Clock
 from service.core.condition.health import Check, Readiness
+from service.core.condition.shutdown import Shutdown
 from service.core.errors import StoreUnavailable
 from service.core.sealing.rotation import Rotation
 from service.core.services import Services
@@ -21,8 +21,8 @@ from service.core.upkeep.periodic import every
 
 log = logging.getLogger(__name__)
 
-LAST_CHANCE = 0.1
-"""Seconds for each part whose time for draining has been used up by others."""
+LAST_CHANCE = timedelta(milliseconds=100)
+"""For each part whose time for draining has been used up by others."""
 
 CANCEL_AGAIN, MOST_CANCELS = 1.0, 5
 """Seconds after which a task that was cancelled and goes on is cancelled again, and how often."""
@@ -40,17 +40,6 @@ class Drainable(Protocol):
     async def drain(self, timeout: timedelta) -> int:
         """Wait for it, at most *timeout*; returns how much is left."""
         ...
-
-
-class Ending:
-    """When this process was asked to end; the time for draining counts from there."""
-
-    def __init__(self) -> None:
-        self.began_at: float | None = None
-
-    def begin(self) -> None:
-        if self.began_at is None:
-            self.began_at = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +66,7 @@ class Container:
     _duties: tuple[Duty, ...]
     _drains: tuple[Drainable, ...]
     _closes: tuple[Closable, ...]
-    _drain_within: timedelta
-    _ending: Ending
+    _shutdown: Shutdown
     _works_alone: bool
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -111,10 +99,9 @@ class Container:
     async def close(self) -> None:
         """Let flights land and answers reach the database within the time for draining, then close in reverse order."""
         await _cancel(self._tasks)
-        self._ending.begin()
-        end = (self._ending.began_at or 0.0) + self._drain_within.total_seconds()
+        self._shutdown.begin()
         for part in self._drains:
-            left = await part.drain(timedelta(seconds=max(end - time.monotonic(), LAST_CHANCE)))
+            left = await part.drain(max(self._shutdown.left, LAST_CHANCE))
             if left:
                 log.error("closing with unfinished work", extra={"part": type(part).__name__, "count": left})
         for connected in self._closes:

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp
 
 from service.config import Settings
 from service.container import build
-from service.lifecycle import Container, Ending
+from service.core.clock import SystemClock
+from service.core.condition.shutdown import Shutdown
+from service.lifecycle import Container
 from service.logs import configure_logging
 from service.main import create_app
 
@@ -32,9 +34,9 @@ class NotStarted(Exception):
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when it is asked to end: uvicorn would let the signal kill it after all was done."""
 
-    def __init__(self, config: uvicorn.Config, ending: Ending) -> None:
+    def __init__(self, config: uvicorn.Config, shutdown: Shutdown) -> None:
         super().__init__(config)
-        self._ending = ending
+        self._shutdown = shutdown
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -43,7 +45,7 @@ class _Server(uvicorn.Server):
         gc.freeze()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._ending.begin()
+        self._shutdown.begin()
         super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
@@ -109,9 +111,9 @@ def serve_until_stopped(
     """
     configure_logging(settings.broker_log_level, settings.broker_log_format)
     listener = listen(settings.broker_host, settings.broker_port)
-    ending = Ending()
-    config = server_config(create_app(settings, make=functools.partial(make, ending=ending)), settings)
+    shutdown = Shutdown(settings.drain, SystemClock())
+    config = server_config(create_app(settings, make=functools.partial(make, shutdown=shutdown)), settings)
     try:
-        _Server(config, ending).run(sockets=[listener])
+        _Server(config, shutdown).run(sockets=[listener])
     except SystemExit:
         raise NotStarted("could not start; the log says why") from None

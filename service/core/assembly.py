@@ -7,6 +7,7 @@ from typing import Protocol
 from service.core.audit import Audit
 from service.core.broker import TokenBroker
 from service.core.clock import Clock
+from service.core.condition.shutdown import Shutdown
 from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
 from service.core.escrow.custody import Custody
@@ -93,6 +94,7 @@ def assemble(
     policy: Policy,
     jitter: Callable[[], float],
     counts: Counts,
+    shutdown: Shutdown,
     *,
     skew: ClockSkew | None = None,
     witness: Witness = nobody,
@@ -111,8 +113,9 @@ def assemble(
     custody = Custody(ports.spool, ports.copy, vault, witness)
     saver = Saver(grants, ports.requests, vault, custody, shared, local, revoker, clock, policy, witness)
     recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, policy, witness)
+    limits = (breaker, guard, shutdown)
     redeemer = Redeemer(
-        grants, queue, server, vault, saver, errands, breaker, guard, clock, policy, jitter, counts.count_lost, witness
+        grants, queue, server, vault, saver, errands, *limits, clock, policy, jitter, counts.count_lost, witness
     )
     common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness, observer)
     renewer = Renewer(grants, redeemer, vault, shared, local, recovery, *common)
@@ -133,6 +136,6 @@ def assemble(
         revoker=revoker,
         revalidator=Revalidator(grants, directory, local, lane, clock),
         errands=errands,
-        background=BackgroundRenewer(queue, renewer, directory, breaker, interest, errands, clock, policy),
+        background=BackgroundRenewer(queue, renewer, directory, breaker, interest, errands, shutdown, clock, policy),
         lane=lane,
     )

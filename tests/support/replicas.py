@@ -8,6 +8,7 @@ from service.core.assembly import Core, Ports, assemble
 from service.core.audit import Audit
 from service.core.authorization import Authorization
 from service.core.clock import Clock
+from service.core.condition.shutdown import Shutdown
 from service.core.directory import Directory
 from service.core.handout import Handout
 from service.core.model import (
@@ -39,6 +40,7 @@ ALICE = GrantId("versature", "alice")
 BOB = GrantId("versature", "bob")
 THE_COMPANY = GrantId("company", COMPANY)
 HOUR = timedelta(hours=1)
+DRAIN = timedelta(seconds=15)
 REDIRECT_URI = "http://127.0.0.1:8000/oauth/callback"
 
 
@@ -76,6 +78,7 @@ class Replica(Core):
     directory: Directory
     authorization: Authorization
     spool: MemoryEscrow
+    shutdown: Shutdown
     life: Life
 
     def die(self) -> None:
@@ -132,6 +135,7 @@ class House:
         *spool* is the disk it starts on: a new one, or that of a process which died there.
         """
         clock, spool, life = clock or self.clock, spool or MemoryEscrow(), Life()
+        shutdown = Shutdown(DRAIN, clock)
         ports = Ports(
             grants=life.line_to(self.grants),
             queue=life.line_to(self.queue),
@@ -151,6 +155,7 @@ class House:
             self.policy,
             lambda: self.jitter,
             self,
+            shutdown,
             observer=self.tally,
         )
         authorization = Authorization(
@@ -165,7 +170,9 @@ class House:
             return_origins=["https://crm.example"],
         )
         parts = {part.name: getattr(core, part.name) for part in fields(core)}
-        return Replica(**parts, directory=directory, authorization=authorization, spool=spool, life=life)
+        return Replica(
+            **parts, directory=directory, authorization=authorization, spool=spool, shutdown=shutdown, life=life
+        )
 
     def count_lost(self, application: str) -> None:
         self.lost[application] += 1

@@ -14,7 +14,18 @@ from service.core.records import REST
 from service.core.redeeming.upstream import ClientRefused, NotSent
 from service.core.upkeep.background import BackgroundRenewer
 from tests.support.fake_server import Silence
-from tests.support.replicas import ALICE, BOB, COMPANYS, HOUR, THE_COMPANY, VERSATURE, House, Replica, application
+from tests.support.replicas import (
+    ALICE,
+    BOB,
+    COMPANYS,
+    DRAIN,
+    HOUR,
+    THE_COMPANY,
+    VERSATURE,
+    House,
+    Replica,
+    application,
+)
 from tests.support.virtual_time import VirtualClock
 
 DUE = 2880.0
@@ -205,6 +216,18 @@ async def test_shutdown_waits_for_what_the_background_has_in_the_air(house: Hous
     silence.release()
     assert await replica.renewer.drain(HOUR) == 0
     assert (await house.row()).generation == 2
+
+
+async def test_a_process_that_ends_leaves_to_others_what_it_could_not_finish(house: House) -> None:
+    ending, other = await process(house), await process(house)
+    grants = await import_many(house, ending, 3)
+    await asyncio.sleep(DUE)
+    ending.shutdown.begin()
+    await asyncio.sleep((DRAIN - house.policy.upstream_deadline).total_seconds() + 0.1)
+    await ending.background.tick()
+    assert [(await house.row(grant)).claim for grant in grants] == [None, None, None]
+    await work(2, other)
+    assert await generations(house, grants) == [2, 2, 2]
 
 
 async def test_while_the_applications_circuit_is_open_nothing_is_claimed_and_then_one(house: House) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from service.core.condition.health import READY, PartHealth
+from service.core.condition.shutdown import Shutdown
 from service.core.errors import StoreUnavailable
 from service.core.records import EscrowEntry
-from service.lifecycle import Container, Ending
+from service.lifecycle import Container
 from tests.support.memory_ports import MemoryEscrow
 from tests.support.replicas import VERSATURE, House, Replica
 
@@ -79,7 +80,7 @@ async def test_a_driver_that_swallows_a_cancellation_does_not_keep_a_process_fro
                 swallowed.set()
 
     ending = container(house.replica())
-    ending._drains, ending._closes, ending._drain_within, ending._ending = (), (), timedelta(0), Ending()
+    ending._drains, ending._closes, ending._shutdown = (), (), Shutdown(timedelta(0), house.clock)
     task = asyncio.create_task(duty())
     await asyncio.sleep(0)
     ending._tasks.append(task)
@@ -100,7 +101,7 @@ async def test_work_that_never_stops_does_not_keep_a_process_from_ending(
                 await asyncio.sleep(3600)
 
     ending = container(house.replica())
-    ending._drains, ending._closes, ending._drain_within, ending._ending = (), (), timedelta(0), Ending()
+    ending._drains, ending._closes, ending._shutdown = (), (), Shutdown(timedelta(0), house.clock)
     task = asyncio.create_task(duty())
     await asyncio.sleep(0)
     ending._tasks.append(task)

@@ -17,7 +17,7 @@ from service.core.model import GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.redeeming.upstream import Ambiguous
 from tests.support.fake_server import Lost
-from tests.support.replicas import ALICE, COMPANYS, HOUR, THE_COMPANY, VERSATURE, House, Replica
+from tests.support.replicas import ALICE, COMPANYS, DRAIN, HOUR, THE_COMPANY, VERSATURE, House, Replica
 
 LEASE_AND_TAKEOVER = timedelta(seconds=60)
 
@@ -113,6 +113,26 @@ async def test_shutdown_waits_for_flights_and_counts_those_that_do_not_land(hous
     asyncio.get_running_loop().call_later(3, silence.release)
     assert await replica.renewer.drain(timedelta(seconds=10)) == 0
     assert (await caller).token.generation == 2
+
+
+async def test_a_process_that_ends_still_renews_what_it_has_the_time_for(house: House, replica: Replica) -> None:
+    await expire(house, replica)
+    replica.shutdown.begin()
+    await asyncio.sleep((DRAIN - house.policy.upstream_deadline).total_seconds())
+    assert (await replica.ask()).token.generation == 2
+
+
+async def test_a_process_that_ends_sends_nothing_that_it_could_not_wait_for_and_leaves_it_to_others(
+    house: House, replica: Replica
+) -> None:
+    await expire(house, replica)
+    replica.shutdown.begin()
+    await asyncio.sleep((DRAIN - house.policy.upstream_deadline).total_seconds() + 0.1)
+    replica.shutdown.begin()
+    with pytest.raises(RenewalInProgress):
+        await replica.ask()
+    assert house.server.count("refresh") == 0
+    assert (await house.replica().ask()).token.generation == 2
 
 
 async def test_the_claim_is_in_the_database_before_anything_is_sent(house: House, replica: Replica) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from service.core.clock import Clock
+from service.core.condition.shutdown import Shutdown
 from service.core.errors import (
     BrokerError,
     ClientRejected,
@@ -56,6 +57,7 @@ class Redeemer:
         errands: Errands,
         breaker: Breaker,
         guard: RefusalGuard,
+        shutdown: Shutdown,
         clock: Clock,
         policy: Policy,
         jitter: Callable[[], float],
@@ -63,7 +65,7 @@ class Redeemer:
         witness: Witness = nobody,
     ) -> None:
         self._grants, self._queue, self._server, self._vault, self._saver = grants, queue, server, vault, saver
-        self._errands, self._breaker, self._guard = errands, breaker, guard
+        self._errands, self._breaker, self._guard, self._shutdown = errands, breaker, guard, shutdown
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._count_lost, self._witness = count_lost, witness
 
@@ -100,8 +102,8 @@ class Redeemer:
         refresh_token = None if grant.id.is_company else self._vault.open_refresh(grant)
         self._witness(Step.OPENED)
         left = self._policy.lease - timedelta(seconds=self._clock.monotonic() - began)
-        if left < self._policy.upstream_deadline:
-            raise RenewalInProgress("The claim ran out before anything was sent.", retry_after=timedelta(seconds=1))
+        if min(left, self._shutdown.left) < self._policy.upstream_deadline:
+            raise RenewalInProgress("No time was left to wait for an answer.", retry_after=timedelta(seconds=1))
         if refresh_token is None:
             return await self._server.client_credentials(application, secret)
         return await self._server.refresh(application, secret, refresh_token)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from service.core.clock import Clock
+from service.core.condition.shutdown import Shutdown
 from service.core.directory import Directory
 from service.core.errors import StoreUnavailable
 from service.core.model import AccessToken, Application, Grant, GrantType
@@ -32,11 +33,13 @@ class BackgroundRenewer:
         breaker: Breaker,
         interest: Interest,
         errands: Errands,
+        shutdown: Shutdown,
         clock: Clock,
         policy: Policy,
     ) -> None:
         self._queue, self._renewer, self._directory, self._breaker = queue, renewer, directory, breaker
-        self._interest, self._errands, self._clock, self._policy = interest, errands, clock, policy
+        self._interest, self._errands, self._shutdown = interest, errands, shutdown
+        self._clock, self._policy = clock, policy
         self._unheard: dict[str, list[str]] = {}
         self._flights: set[asyncio.Task[AccessToken]] = set()
 
@@ -47,6 +50,8 @@ class BackgroundRenewer:
             StoreUnavailable: the database cannot be asked; the next tick goes on.
         """
         await self._interest.flush()
+        if self._shutdown.left < self._policy.upstream_deadline:
+            return
         for application in self._directory.applications:
             for grant_type in sorted(application.grant_types):
                 if (room := self._room(application, grant_type)) > 0:
