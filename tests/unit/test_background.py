@@ -281,6 +281,18 @@ async def test_trouble_of_one_grant_type_neither_costs_nor_hinders_the_other(hou
     assert (await house.row(sound)).generation == 2
 
 
+async def test_a_crowd_of_users_who_are_due_keeps_nobody_else_waiting(house: House) -> None:
+    both = application("versature")
+    company = GrantId("versature", COMPANY)
+    replica = await process(house, both)
+    await import_many(house, replica, 100)
+    await replica.ask(company, both)
+    await house.queue.note_asked([company], at=house.clock.now())
+    await asyncio.sleep(DUE)
+    await work(4, replica)
+    assert (await house.row(company)).generation == 2
+
+
 async def test_a_probe_that_could_not_be_opened_leaves_its_place_to_the_next(house: House) -> None:
     replica = await process(house)
     await undecryptable(house, replica)

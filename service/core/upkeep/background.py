@@ -42,6 +42,7 @@ class BackgroundRenewer:
         self._clock, self._policy = clock, policy
         self._unheard: dict[str, list[str]] = {}
         self._flights: set[asyncio.Task[AccessToken]] = set()
+        self._rounds = 0
 
     async def tick(self) -> None:
         """Note who was asked for, then claim as much as the pace and this process's share allow.
@@ -52,10 +53,16 @@ class BackgroundRenewer:
         await self._interest.flush()
         if self._shutdown.left < self._policy.upstream_deadline:
             return
-        for application in self._directory.applications:
-            for grant_type in sorted(application.grant_types):
-                if (room := self._room(application, grant_type)) > 0:
-                    await self._claim(application, grant_type, room)
+        for application, grant_type in self._in_turn():
+            if (room := self._room(application, grant_type)) > 0:
+                await self._claim(application, grant_type, room)
+
+    def _in_turn(self) -> Sequence[tuple[Application, GrantType]]:
+        """All there is to renew for; every round another one begins, for the first may leave no room to the others."""
+        ways = [(each, grant_type) for each in self._directory.applications for grant_type in sorted(each.grant_types)]
+        self._rounds += 1
+        first = self._rounds % max(len(ways), 1)
+        return ways[first:] + ways[:first]
 
     def _room(self, application: Application, grant_type: GrantType) -> int:
         """How many more flights may start; while the application is in trouble just the one that probes it."""
