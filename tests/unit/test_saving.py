@@ -175,6 +175,24 @@ async def test_a_late_save_revives_a_grant_that_was_declared_dead_meanwhile(hous
     assert (await other.ask()).token == (await house.stored())[0]
 
 
+async def test_a_grant_whose_late_answer_came_before_it_could_be_declared_dead_does_not_count_as_lost(
+    house: House,
+) -> None:
+    paused, other = house.replica(), house.replica()
+    asking, silence = await held_answer(house, paused)
+    house.clock.advance(61)
+    house.grants.held["declare_dead"] = dying = asyncio.Event()
+    too_late = asyncio.create_task(other.ask())
+    await asyncio.sleep(1)
+    silence.release()
+    await quietly(asking)
+    assert await paused.renewer.drain(HOUR) == 0
+    dying.set()
+    assert isinstance(await quietly(too_late), RenewalInProgress)
+    assert (await house.row()).generation == 2
+    assert house.lost.total() == 0
+
+
 @pytest.mark.parametrize("pause", [0, 61], ids=["in time", "after the lease"])
 async def test_over_a_revocation_the_late_answer_is_revoked_upstream_and_never_published(
     house: House, replica: Replica, pause: float

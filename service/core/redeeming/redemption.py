@@ -135,8 +135,6 @@ class Redeemer:
     ) -> BrokerError:
         at = self._clock.now()
         attempt.ends_as(ending_of_death(reason))
-        if reason is Reason.LOST_IN_TRANSIT:
-            self._count_lost(grant.id.application)
 
         async def declare() -> bool:
             return await self._grants.declare_dead(
@@ -148,15 +146,17 @@ class Redeemer:
                 at=at,
             )
 
+        failure: BrokerError = ReauthorizationRequired(grant.id, reason)
         try:
-            died = await declare()
-        except StoreUnavailable as away:
+            if not await declare():
+                attempt.ends_as(Ending.OVERTAKEN)
+                return RenewalInProgress("Somebody else has just renewed this grant.", retry_after=timedelta(seconds=1))
+        except StoreUnavailable as away:  # perhaps it is written all the same
             self._errands.run("a dead grant", declare)
-            return away
-        if died:
-            return ReauthorizationRequired(grant.id, reason)
-        attempt.ends_as(Ending.OVERTAKEN)
-        return RenewalInProgress("Somebody else has just renewed this grant.", retry_after=timedelta(seconds=1))
+            failure = away
+        if reason is Reason.LOST_IN_TRANSIT:
+            self._count_lost(grant.id.application)
+        return failure
 
     async def _failed(
         self, application: Application, grant: Grant, claim: Claim, outcome: Outcome, attempt: Attempt
