@@ -26,6 +26,10 @@ from service.core.records import EscrowEntry
 
 log = logging.getLogger(__name__)
 
+DEADLINE = timedelta(seconds=10)
+"""How long the disk may take: one that hangs, as a network's may, must not hang whoever renews. What it does later does
+no harm: an answer that is found again is brought in again."""
+
 STALE = timedelta(days=1)
 """After which a temporary file is certainly nobody's any more."""
 
@@ -158,10 +162,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
     """What *work* returns.
 
     Raises:
-        EscrowUnavailable: it failed, for whatever reason; the message names the kind of failure and nothing else.
+        EscrowUnavailable: it failed or hung; the message names the kind of failure and nothing else.
     """
     try:
-        return await asyncio.to_thread(work)
+        async with asyncio.timeout(DEADLINE.total_seconds()):
+            return await asyncio.to_thread(work)
     except OSError as failure:
         kind = errno.errorcode.get(failure.errno or 0, type(failure).__name__)
     except (ValueError, RuntimeError) as failure:  # no envelope for it, no thread to be had

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -32,6 +33,7 @@ from service.core.records import EscrowEntry
 from service.core.sealing.vault import Vault
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring
 from tests.support.servers import Server, redis_server
+from tests.support.virtual_time import VirtualLoop
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 11, 23, 12, 0, 0, 123_457, tzinfo=UTC)
@@ -456,6 +458,25 @@ def test_a_disk_that_takes_only_half_keeps_what_was_there_and_no_half(folder: Pa
         [sys.executable, "-c", FULL_DISK, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
     )
     assert done.stdout.splitlines() == ["the spool folder failed: EFBIG", "True 1"]
+
+
+@every_method
+def test_a_disk_that_hangs_hangs_nobody(folder: Path, ask: Callable[[Escrow], Awaitable[object]]) -> None:
+    released = threading.Event()
+
+    async def try_it() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        hanging = loop.run_in_executor(None, released.wait)
+        try:
+            with pytest.raises(EscrowUnavailable, match="TimeoutError"):
+                await ask(SpoolEscrow(folder))
+        finally:
+            released.set()
+            hanging.cancel()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(try_it())
 
 
 async def test_two_processes_share_one_spool(folder: Path) -> None:
