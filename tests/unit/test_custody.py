@@ -76,6 +76,17 @@ async def test_what_is_nowhere_but_in_memory_is_told_and_stays_known(places: Pla
     assert (places.custody.holds(ALICE), places.custody.count) == (False, 0)
 
 
+async def test_a_place_that_takes_nothing_is_told_once_for_each_answer_however_long_it_lasts(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    places.copy.away = True
+    await places.custody.keep(places.house.answer())
+    for _ in range(10):
+        await places.custody.entries()
+    told = [record for record in caplog.records if record.message == "an answer could not be kept in escrow"]
+    assert [vars(record)["place"] for record in told] == [Step.COPIED]
+
+
 @pytest.mark.parametrize("away", ["spool", "copy"])
 async def test_looking_raises_when_any_place_cannot_be_asked_although_the_other_has_an_answer(
     places: Places, away: str

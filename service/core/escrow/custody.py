@@ -70,6 +70,8 @@ class Custody:
             self._wanting[key] = set(self._places)
             self._learn({key: self._vault.seal_waiting(answer)})
             await self._put(key)
+            for place in sorted(self._wanting.get(key, ())):
+                log.error("an answer could not be kept in escrow", extra={"place": place})
         return len(self._wanting.get(key, ())) < len(self._places)
 
     async def _put(self, key: Key) -> None:
@@ -82,7 +84,6 @@ class Custody:
                 if key not in self._known:
                     await self._places[place].remove(entry)
             except EscrowUnavailable:
-                log.error("an answer could not be kept in escrow", extra={"place": place})  # noqa: TRY400
                 continue
             self._wanting.get(key, set()).discard(place)
             self._witness(place)
