@@ -12,6 +12,8 @@ import pytest
 from tests.support.brokers import KEY, Broker, broker_process, environment, furnish, settings_from
 from tests.support.versatures import Versature, versature_process
 
+pytestmark = pytest.mark.crash
+
 DRAIN, DEADLINE = 4, 2
 ANSWER_SECONDS = 1.5
 USERS = 60
