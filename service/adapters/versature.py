@@ -28,8 +28,13 @@ NoteSkew = Callable[[str, timedelta], None]
 
 @dataclass(slots=True)
 class _Exchange:
-    """How far a request and its answer have come; `sent` once the first byte has left, as the transport says."""
+    """How far a request and its answer have come; `sent` once the first byte has left, as the transport says.
 
+    None leaves after `latest` on *clock*: who was stopped just before it may wake up when it is another's turn.
+    """
+
+    clock: Clock
+    latest: float
     sent: bool = False
     status: int = 0
     retry_after: str | None = None
@@ -37,6 +42,8 @@ class _Exchange:
 
     async def trace(self, event: str, _info: object) -> None:
         if event in _FIRST_BYTES_LEAVE:
+            if self.clock.monotonic() > self.latest:
+                raise TimeoutError
             self.sent = True
 
 
@@ -126,7 +133,7 @@ class VersatureServer:
 
         The body of a refusal that breaks off still is a refusal; of anything else it is ambiguous.
         """
-        sent_at, exchange = self._clock.now(), _Exchange()
+        sent_at, exchange = self._clock.now(), _Exchange(self._clock, self._clock.monotonic() + self._deadline)
         fields = {**form, **_client(application, client_secret)}
         task = asyncio.create_task(self._converse(exchange, url or "", fields))
         try:

@@ -563,6 +563,27 @@ async def test_who_waits_for_a_connection_in_vain_has_sent_nothing(clock: FakeCl
             assert isinstance(outcome, Ambiguous) or token not in heard
 
 
+async def test_who_was_stopped_before_the_first_byte_left_sends_none_when_its_time_is_over(clock: FakeClock) -> None:
+    gate = asyncio.Event()
+
+    async def answer(client: Client) -> None:
+        await gate.wait()
+        await client.answer()
+
+    async with told(clock, answer, max_connections=1) as (server, app, wire):
+        first = asyncio.create_task(server.refresh(app, SECRET, "r1"))
+        await wire.until(lambda wire: len(wire.requests) == 1)
+        stopped = asyncio.create_task(server.refresh(app, SECRET, "r2"))
+        await asyncio.sleep(0)
+        clock.advance(PATIENCE + timedelta(seconds=1))
+        gate.set()
+        with pytest.raises(NotSent):
+            await stopped
+        await first
+        await server.refresh(app, SECRET, "r3")
+        assert [request.form["refresh_token"] for request in wire.requests] == ["r1", "r3"]
+
+
 # The real one: answers that break
 
 
