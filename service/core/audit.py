@@ -127,7 +127,7 @@ _Key = tuple[str, Action, str | None, str | None, str | None]
 
 
 class Audit:
-    """Counts hand-outs and refusals in memory by the minute, and writes the counts and all events down.
+    """Counts hand-outs, refusals and failed logins in memory by the minute, and writes the counts and all events down.
 
     What was counted since the last flush is lost when the process is killed; an event is written before its request
     is answered, and waits in memory only while the database is away.
@@ -136,7 +136,7 @@ class Audit:
     def __init__(self, store: AuditStore, clock: Clock, name_user: NameUser = nameless) -> None:
         self._store, self._clock, self.name_user = store, clock, name_user
         self._process, self._numbers = secrets.token_hex(8), count()
-        self._minute: Minute[_Key] = Minute(_minute_of(clock.now()), self._numbers)
+        self._minute: Minute[_Key] = Minute(clock.now(), self._numbers)
         self._over: list[Minute[_Key]] = []
         self._refusals = 0
         self._waiting: dict[str, AuditEntry] = {}
@@ -164,6 +164,11 @@ class Audit:
             if self._refusals > MOST_REFUSALS:
                 key = (caller, Action.REFUSED, None, None, code)
         self._minute.count(key, 1)
+
+    def connect_failed(self, caller: str, grant: GrantId, code: str) -> None:
+        """A login failed for which *caller* had invited; whoever holds its link fails as often as they like."""
+        self._turn_the_minute()
+        self._minute.count((caller, Action.CONNECT_FAILED, grant.application, grant.user, code), 1)
 
     async def note(
         self,
@@ -270,7 +275,7 @@ class Audit:
 
     def _close_the_minute(self) -> None:
         self._over.append(self._minute)
-        self._minute, self._refusals = Minute(_minute_of(self._clock.now()), self._numbers), 0
+        self._minute, self._refusals = Minute(self._clock.now(), self._numbers), 0
 
     def _entry(self, minute: Minute[_Key], key: _Key) -> AuditEntry:
         caller, action, application, user, code = key
@@ -290,7 +295,3 @@ class Audit:
             "times": entry.times,
         }
         log.info("audit", extra={name: value for name, value in told.items() if value is not None})
-
-
-def _minute_of(instant: datetime) -> datetime:
-    return instant.replace(second=0, microsecond=0)

@@ -158,19 +158,16 @@ class Authorization:
             raise InvalidAuthorizationRequest("This login was already used, or was never started here.")
         self._witness(Step.STATE_TAKEN)
         if request.cookie_digest is None or not hmac.compare_digest(request.cookie_digest, secret_digest(cookie or "")):
-            await self._note(Action.CONNECT_FAILED, request, InvalidAuthorizationRequest.code)
+            self._audit.connect_failed(request.caller, request.grant, InvalidAuthorizationRequest.code)
             raise InvalidAuthorizationRequest("This login was started in another browser. Start again in this one.")
         try:
             await self._complete(request, code, error)
         except BrokerError as failure:
             log.warning("a connect trip failed", extra={"code": failure.code})
-            await self._note(Action.CONNECT_FAILED, request, failure.code)
+            self._audit.connect_failed(request.caller, request.grant, failure.code)
             return Arrival(request, failure)
-        await self._note(Action.CONNECTED, request)
+        await self._audit.note(Action.CONNECTED, grant=request.grant, caller=request.caller)
         return Arrival(request, None)
-
-    async def _note(self, action: Action, request: AuthorizationRequest, code: str | None = None) -> None:
-        await self._audit.note(action, grant=request.grant, code=code, caller=request.caller)
 
     async def _complete(self, request: AuthorizationRequest, code: str | None, error: str | None) -> None:
         now = self._clock.now()

@@ -9,10 +9,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Minute(Generic[K]):
-    """Counts by key. Every key has a number of its own, taken from *numbers* when it is first written down."""
+    """Counts by key in the minute of *at*. Every key has a number of *numbers*, taken when it is first written down."""
 
     def __init__(self, at: datetime, numbers: Iterator[int]) -> None:
-        self.at, self._numbers = at, numbers
+        self.at, self._numbers = at.replace(second=0, microsecond=0), numbers
         self.counts: dict[K, int] = {}
         self.changed: set[K] = set()
         self._number_of: dict[K, int] = {}

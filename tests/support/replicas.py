@@ -77,6 +77,7 @@ class Replica(Core):
 
     directory: Directory
     authorization: Authorization
+    audit: Audit
     spool: MemoryEscrow
     shutdown: Shutdown
     life: Life
@@ -147,10 +148,11 @@ class House:
             copy=life.line_to(self.copy),
         )
         directory = Directory(self.rows, clock, self.policy, default_application=settings, admin_key=admin_key)
+        audit = Audit(self.audit, clock)
         core = assemble(
             ports,
             directory,
-            Audit(self.audit, clock),
+            audit,
             clock,
             self.policy,
             lambda: self.jitter,
@@ -163,16 +165,15 @@ class House:
             directory,
             core.exchange,
             self.keyring,
-            Audit(self.audit, clock),
+            audit,
             clock,
             self.policy,
             redirect_uri=REDIRECT_URI,
             return_origins=["https://crm.example"],
         )
         parts = {part.name: getattr(core, part.name) for part in fields(core)}
-        return Replica(
-            **parts, directory=directory, authorization=authorization, spool=spool, shutdown=shutdown, life=life
-        )
+        parts |= {"directory": directory, "authorization": authorization, "audit": audit}
+        return Replica(**parts, spool=spool, shutdown=shutdown, life=life)
 
     def count_lost(self, application: str) -> None:
         self.lost[application] += 1

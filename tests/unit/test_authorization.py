@@ -384,5 +384,6 @@ async def test_a_login_that_came_too_late_is_not_told_as_success(house: House, m
     assert isinstance(arrival.failure, AuthorizationExpired)
     assert await house.row() == before
     assert (await alice.replica.authorization.look_up(alice.ticket)).completed_at is None
+    await alice.replica.audit.flush()
     noted = [(entry.action, entry.code) for entry in house.audit.rows.values() if entry.action in TRIP_ENDS]
     assert noted == [(Action.CONNECT_FAILED, "authorization_expired")]
