@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import functools
+import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -206,6 +207,7 @@ def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
         hide_parameters=True,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()},
     )
+    event.listen(engine.sync_engine, "do_connect", _make_private)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -242,6 +244,12 @@ def _translated() -> Iterator[None]:
         if failure.connection_invalidated or foreign_schema or damaged_file:
             raise StoreUnavailable from None
         raise
+
+
+def _make_private(_dialect: object, _record: object, where: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """A new file is nobody else's to read, whatever the umask; SQLite gives those beside it the same mode."""
+    if not options.get("uri"):
+        os.close(os.open(where[0], os.O_RDONLY | os.O_CREAT, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

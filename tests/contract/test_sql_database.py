@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
+import stat
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -306,6 +308,21 @@ async def test_every_connection_makes_commits_durable_and_readers_free(sqlite: D
                 for pragma in ("journal_mode", "synchronous", "foreign_keys")
             ]
             assert found == ["wal", 2, 1]
+
+
+async def test_a_new_file_is_nobody_elses_to_read(tmp_path: Path, clock: FakeClock) -> None:
+    before = os.umask(0)
+    try:
+        async with opened(sqlite_url(tmp_path / "new.db"), clock) as database:
+            await migrate(database)
+            found = modes(tmp_path)
+    finally:
+        os.umask(before)
+    assert found == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
 
 async def test_time_is_the_clocks_whole_microseconds(sqlite: Database, clock: FakeClock) -> None:
