@@ -4,7 +4,7 @@ import ast
 import re
 
 from service.container import AUDIT_EVERY
-from service.core.audit import MOST_REFUSALS, MOST_WAITING
+from service.core.audit import MOST_HANDOUTS, MOST_REFUSALS, MOST_WAITING
 from tests.house.tree import ROOT, modules, syntax
 
 PAGE = (ROOT / "docs" / "security.md").read_text()
@@ -47,6 +47,7 @@ def test_the_numbers_of_the_audit_are_those_of_the_code() -> None:
     told = section("The audit and its losses")
     assert told.count(f"{AUDIT_EVERY.total_seconds():.0f} seconds") == 2
     assert f"at most {MOST_WAITING:,} entries wait" in told
+    assert f"tells {MOST_HANDOUTS:,} hand-outs of a minute apart" in told
     assert f"{MOST_REFUSALS:,} different refusals" in section("Threats")
 
 
