@@ -9,7 +9,6 @@ from service.adapters.sql_database import Database, guarded
 from service.adapters.tables import audit, from_micros, to_micros
 from service.core.audit import Action, AuditEntry, AuditFilter
 
-BATCH = 500
 _columns = audit.c
 
 
@@ -25,8 +24,7 @@ class SqlAuditStore:
         statement = statement.on_conflict_do_update(
             index_elements=[_columns.id], set_={"times": statement.excluded.times}
         )
-        for start in range(0, len(entries), BATCH):
-            rows = [_row(entry) for entry in entries[start : start + BATCH]]
+        if rows := [_row(entry) for entry in entries]:
             async with self._database.write() as connection:
                 await connection.execute(statement, rows)
 

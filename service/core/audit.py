@@ -22,16 +22,15 @@ log = logging.getLogger(__name__)
 
 MINUTE = timedelta(minutes=1)
 MOST_REFUSALS = 100
-"""Different refusals that one process tells apart in a minute; the others are counted together by caller.
-
-A row takes half a kilobyte: a caller that tries one name after the other for months must fill no disk.
-"""
+"""Different refusals that one process tells apart in a minute: who tries name after name for months fills no disk."""
 
 MOST_HANDOUTS = 100_000
 MOST_WAITING = 300_000
 """Rows that wait in memory for a database that is away; beyond it the oldest are given up, and counted."""
 
-FORGOTTEN_AT_ONCE = 5_000
+ROWS_AT_ONCE = 500
+"""Rows written or removed in one go: few enough for the deadline of any database, however many wait."""
+
 AT_ONCE = 100
 """Rows made or lines told in a row, a few milliseconds of work; then requests have their turn."""
 
@@ -111,7 +110,7 @@ class AuditStore(Protocol):
     """The rows of the audit. Every method commits and raises `StoreUnavailable`."""
 
     async def put(self, entries: Sequence[AuditEntry]) -> None:
-        """Write *entries*, each in place of an earlier one of its id."""
+        """Write *entries*, a bounded number, all or none, each in place of an earlier one of its id."""
         ...
 
     async def page(self, which: AuditFilter, *, after: tuple[datetime, str] | None, limit: int) -> Sequence[AuditEntry]:
@@ -233,10 +232,13 @@ class Audit:
             self.given_up += 1
 
     async def _write(self) -> None:
-        sent = dict(self._waiting)
-        if sent:
-            await self._store.put(list(sent.values()))
-            self._waiting = {id_: entry for id_, entry in self._waiting.items() if sent.get(id_) is not entry}
+        """Piece by piece: what a database took before it failed need not be written again."""
+        sent = list(self._waiting.values())
+        for start in range(0, len(sent), ROWS_AT_ONCE):
+            await self._store.put(piece := sent[start : start + ROWS_AT_ONCE])
+            for entry in piece:
+                if self._waiting.get(entry.id) is entry:
+                    del self._waiting[entry.id]
 
     async def _tell_counts(self, over: Sequence[Minute[_Key]]) -> None:
         """A line for each count, however many there are, without keeping requests waiting for all of them."""
@@ -253,9 +255,9 @@ class Audit:
         Raises:
             StoreUnavailable: the next call goes on.
         """
-        before, forgotten = self._clock.now() - after, FORGOTTEN_AT_ONCE
-        while forgotten == FORGOTTEN_AT_ONCE:
-            forgotten = await self._store.forget(before, limit=FORGOTTEN_AT_ONCE)
+        before, forgotten = self._clock.now() - after, ROWS_AT_ONCE
+        while forgotten == ROWS_AT_ONCE:
+            forgotten = await self._store.forget(before, limit=ROWS_AT_ONCE)
 
     async def drain(self, timeout: timedelta) -> int:
         """Write what is left, within *timeout*; returns how many entries are then lost. The log learns all counts."""

@@ -49,7 +49,7 @@ async def test_nothing_to_put_is_no_trouble(stores: Stores) -> None:
     assert await ids(stores.audit) == []
 
 
-async def test_more_than_a_batch_is_put_whole(stores: Stores) -> None:
+async def test_many_are_put_whole(stores: Stores) -> None:
     many = [entry(number) for number in range(1_100)]
     await stores.audit.put(many)
     found = await stores.audit.page(EVERYTHING, after=None, limit=2_000)

@@ -11,9 +11,9 @@ import pytest
 
 from service.core.audit import (
     AT_ONCE,
-    FORGOTTEN_AT_ONCE,
     MOST_HANDOUTS,
     MOST_WAITING,
+    ROWS_AT_ONCE,
     STRANGER,
     Action,
     Actor,
@@ -31,15 +31,19 @@ MINUTE = timedelta(minutes=1)
 
 
 class ForgetfulLine(MemoryAuditStore):
-    """Writes, and loses the acknowledgement while `deaf`; remembers how much it was sent at once."""
+    """Writes, loses the acknowledgement while `deaf`, fails once after `takes`; remembers how much it took at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.deaf = False
+        self.takes: int | None = None
         self.sent: list[int] = []
         self.forgotten: list[int] = []
 
     async def put(self, entries: Sequence[AuditEntry]) -> None:
+        if self.takes == len(self.sent):
+            self.takes = None
+            raise StoreUnavailable
         self.sent.append(len(entries))
         await super().put(entries)
         if self.deaf:
@@ -226,6 +230,31 @@ async def test_nothing_is_lost_while_the_database_is_away(
     assert sum(one.times for one in rows.rows.values()) == 30
 
 
+async def test_what_piled_up_is_written_in_pieces_that_any_database_takes_in_time(
+    audit: Audit, rows: ForgetfulLine
+) -> None:
+    for number in range(10 * ROWS_AT_ONCE + 1):
+        audit.handed_out("crm", GrantId("versature", f"user-{number}"))
+    await audit.flush()
+    assert rows.sent == [ROWS_AT_ONCE] * 10 + [1]
+    assert audit.backlog == 0
+
+
+async def test_a_database_that_fails_half_way_through_is_not_sent_again_what_it_took(
+    audit: Audit, rows: ForgetfulLine
+) -> None:
+    """Else a backlog that it cannot take in one go would never become less."""
+    rows.takes = 3
+    for number in range(4 * ROWS_AT_ONCE):
+        audit.handed_out("crm", GrantId("versature", f"user-{number}"))
+    with pytest.raises(StoreUnavailable):
+        await audit.flush()
+    assert (audit.backlog, len(rows.rows)) == (ROWS_AT_ONCE, 3 * ROWS_AT_ONCE)
+    await audit.flush()
+    assert (audit.backlog, len(rows.rows)) == (0, 4 * ROWS_AT_ONCE)
+    assert {one.times for one in rows.rows.values()} == {1}
+
+
 async def test_what_is_counted_while_a_flush_is_under_way_is_in_the_next_one(clock: VirtualClock) -> None:
     class Slow(MemoryAuditStore):
         async def put(self, entries: Sequence[AuditEntry]) -> None:
@@ -275,12 +304,12 @@ async def test_draining_ends_in_time_although_the_database_hangs(clock: VirtualC
 
 
 async def test_the_old_is_forgotten_in_bounded_pieces(audit: Audit, rows: ForgetfulLine, clock: VirtualClock) -> None:
-    for _ in range(2 * FORGOTTEN_AT_ONCE + 2):
+    for _ in range(2 * ROWS_AT_ONCE + 2):
         await audit.note(Action.IMPORTED, grant=ALICE)
     clock.advance(timedelta(days=2))
     await audit.note(Action.IMPORTED, grant=BOB)
     await audit.forget(timedelta(days=1))
-    assert rows.forgotten == [FORGOTTEN_AT_ONCE, FORGOTTEN_AT_ONCE, 2]
+    assert rows.forgotten == [ROWS_AT_ONCE, ROWS_AT_ONCE, 2]
     assert [one.user for one in rows.rows.values()] == ["bob"]
 
 
