@@ -47,7 +47,7 @@ class SqlAuditStore:
         if after is not None:
             conditions.append(tuple_(_columns.at, _columns.id) < (to_micros(after[0]), after[1]))
         statement = select(audit).where(*conditions).order_by(_columns.at.desc(), _columns.id.desc()).limit(limit)
-        async with self._database.read() as connection:
+        async with self._database.scan() as connection:
             return [_entry(row) for row in await connection.execute(statement)]
 
     @guarded

@@ -12,9 +12,6 @@ from service.adapters.tables import grants, to_micros
 from service.core.model import GrantState
 from service.core.upkeep.census import Count
 
-PATIENCE = timedelta(seconds=1)
-"""Less than the deadline of all else: a table too large to be counted must not pass for a database that hangs."""
-
 _columns = grants.c
 _connected = _columns.state == GrantState.CONNECTED.value
 
@@ -42,13 +39,8 @@ class SqlCensusStore:
             .group_by(_columns.application, _columns.state)
             .order_by(_columns.application, _columns.state)
         )
-        if self._database.is_sqlite:
-            async with self._database.read() as connection:
-                rows = (await connection.execute(statement)).all()
-        else:
-            async with self._database.write() as connection:  # a transaction, for the setting's sake
-                await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {PATIENCE // MICROSECOND // 1000}")
-                rows = (await connection.execute(statement)).all()
+        async with self._database.scan() as connection:
+            rows = (await connection.execute(statement)).all()
         return [
             Count(application, GrantState(state), number, tuple(ending), active, to_instant(oldest))
             for application, state, number, active, oldest, *ending in rows

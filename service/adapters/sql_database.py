@@ -36,6 +36,9 @@ SQLITE_BUSY_TIMEOUT = timedelta(seconds=5)
 DEADLINE = timedelta(seconds=2)
 """How long one operation may keep PostgreSQL before it counts as hung, waiting for locks included."""
 
+SCAN_DEADLINE = DEADLINE / 2
+"""Less than that of all else: a table too large to be looked through must not pass for a database that hangs."""
+
 _WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 _FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
@@ -77,6 +80,18 @@ class Database:
                     # SQLite's connections never begin by themselves (see below), and must not be told to again.
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
+
+    @contextlib.asynccontextmanager
+    async def scan(self) -> AsyncIterator[AsyncConnection]:
+        """As `read`, for a query that may look through a whole table: if that takes too long, it alone is given up."""
+        if self.is_sqlite:
+            async with self.read() as connection:
+                yield connection
+            return
+        async with self.write() as connection:  # a transaction, for the setting's sake
+            milliseconds = SCAN_DEADLINE // timedelta(milliseconds=1)
+            await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+            yield connection
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:

@@ -225,7 +225,7 @@ class SqlGrantStore:
 
     @guarded
     async def page(self, which: GrantFilter, *, after: GrantId | None, limit: int, now: datetime) -> Sequence[Grant]:
-        async with self._database.read() as connection:
+        async with self._database.scan() as connection:
             rows = await connection.execute(listing(which, after, limit, now, sqlite=self._database.is_sqlite))
             return [to_grant(row) for row in rows]
 

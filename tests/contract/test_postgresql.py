@@ -11,18 +11,28 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 
+from service.adapters.sql_audit import SqlAuditStore
+from service.adapters.sql_census import SqlCensusStore
 from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import Schema, alembic_config, migrate, schema_of
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
+from service.core.audit import Action, AuditEntry, AuditFilter
 from service.core.clock import SystemClock
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantType
-from service.core.records import Due
+from service.core.records import Due, GrantFilter
 from tests.contract.samples import ALICE, FINGERPRINT, LEASE, T0, TAKEOVER, connected
 from tests.support.brokers import environment
 from tests.support.clock import FakeClock
 from tests.support.servers import Server, new_database
+
+SLOW_TABLES = (
+    "ALTER TABLE grants RENAME TO all_grants",
+    "CREATE VIEW grants AS SELECT all_grants.* FROM all_grants, pg_sleep(60)",
+    "ALTER TABLE audit RENAME TO all_audit",
+    "CREATE VIEW audit AS SELECT all_audit.* FROM all_audit, pg_sleep(60)",
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +100,27 @@ async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailab
     with pytest.raises(StoreUnavailable):
         await SqlGrantStore(empty).get(ALICE)
     await empty.close()
+
+
+async def test_a_table_too_large_to_be_looked_through_takes_the_database_from_nobody(postgres: Server) -> None:
+    """A listing that nobody waits for is the trouble of whoever asked for it: others get their tokens meanwhile."""
+    slow = Database(new_database(postgres, "slow"), pool_size=3, clock=SystemClock())
+    await migrate(slow)
+    stores, audit, census = SqlGrantStore(slow), SqlAuditStore(slow), SqlCensusStore(slow)
+    await connected(stores, ALICE)
+    await audit.put([AuditEntry("1", T0, "crm", Action.TOKEN)])
+    async with slow.write() as connection:
+        for statement in SLOW_TABLES:
+            await connection.execute(text(statement))
+    for look in (
+        lambda: stores.page(GrantFilter(), after=None, limit=1, now=T0),
+        lambda: audit.page(AuditFilter(), after=None, limit=1),
+        lambda: census.count(T0, []),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await look()
+        assert not slow.is_bypassed
+    await slow.close()
 
 
 async def test_migrations_and_declared_tables_agree_in_postgresql_too(database: Database) -> None:
