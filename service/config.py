@@ -213,10 +213,6 @@ class Settings(BaseSettings):
         return timedelta(seconds=self.broker_drain_seconds)
 
     @property
-    def drain(self) -> timedelta:
-        return timedelta(seconds=self.broker_drain_seconds)
-
-    @property
     def policy(self) -> Policy:
         return Policy(
             upstream_deadline=timedelta(seconds=self.broker_upstream_deadline_seconds),
