@@ -131,7 +131,7 @@ class VersatureServer:
     ) -> tuple[int, bytes, str | None, datetime]:
         """Status, body (cut off beyond what any answer needs), `Retry-After`, and when it was sent.
 
-        The body of a refusal that breaks off still is a refusal; of anything else it is ambiguous.
+        Where the status says it all, a body that breaks off takes nothing away; of a 2xx it leaves it ambiguous.
         """
         sent_at, exchange = self._clock.now(), _Exchange(self._clock, self._clock.monotonic() + self._deadline)
         fields = {**form, **_client(application, client_secret)}
@@ -141,7 +141,7 @@ class VersatureServer:
                 raise TimeoutError
             task.result()
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, TimeoutError):
-            if not 300 <= exchange.status < 500:
+            if exchange.status < 300:
                 raise _sort(exchange) from None
             exchange.body = b""
         finally:

@@ -16,6 +16,7 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.model import Failure, GrantId, GrantState, Reason
+from service.core.redeeming.breaker import FAILING_GRANTS
 from service.core.redeeming.upstream import (
     Ambiguous,
     ClientRefused,
@@ -103,6 +104,52 @@ async def test_what_may_have_spent_the_token_leaves_the_claim_unfinished(
     assert (type(failure), failure.retry_after) == (problem, timedelta(seconds=60))
     assert type(await failure_of(house.replica())) is UpstreamUnavailable
     assert house.server.count("refresh") == 1
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Ambiguous("503", retry_after=timedelta(minutes=10)),
+        Ambiguous("html", unreadable=True, retry_after=timedelta(minutes=10)),
+        RefusedWithoutCode("x", retry_after=timedelta(minutes=10)),
+        OtherRefusal("x", retry_after=timedelta(minutes=10)),
+    ],
+    ids=label,
+)
+@pytest.mark.parametrize("grant", [ALICE, THE_COMPANY], ids=["user", "company"])
+async def test_a_provider_that_asks_for_time_gets_it_whatever_else_it_says(
+    house: House, replica: Replica, outcome: Outcome, grant: GrantId
+) -> None:
+    if not grant.is_company:
+        await expire(house, replica, grant)
+    house.server.script(outcome)
+    assert (await failure_of(replica, grant)).retry_after == timedelta(minutes=10)
+    asked = len(house.server.calls)
+    await asyncio.sleep(599)
+    assert isinstance(await failure_of(house.replica(), grant), UpstreamUnavailable | InvalidUpstreamAnswer)
+    assert len(house.server.calls) == asked
+    await asyncio.sleep(1)
+    await replica.ask(grant, COMPANYS if grant.is_company else VERSATURE)
+
+
+async def test_an_application_whose_grants_are_asked_for_time_is_left_alone_as_long(
+    house: House, replica: Replica
+) -> None:
+    grants = [GrantId("versature", f"user-{number}") for number in range(FAILING_GRANTS + 1)]
+    for grant in grants:
+        await house.import_(replica, grant)
+    await asyncio.sleep(3600)
+    house.server.script(*(Ambiguous("503", retry_after=timedelta(minutes=10)) for _ in range(FAILING_GRANTS)))
+    for grant in grants[:FAILING_GRANTS]:
+        await failure_of(replica, grant)
+    assert (await failure_of(replica, grants[-1])).retry_after == timedelta(minutes=10)
+    assert house.server.count("refresh") == FAILING_GRANTS
+
+
+async def test_no_provider_is_left_alone_for_more_than_an_hour(house: House, replica: Replica) -> None:
+    await expire(house, replica)
+    house.server.script(Ambiguous("503", retry_after=timedelta(days=9)))
+    assert (await failure_of(replica)).retry_after == timedelta(hours=1)
 
 
 @pytest.mark.parametrize(

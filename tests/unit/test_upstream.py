@@ -193,9 +193,10 @@ def test_codes_decide_never_text(status: int, content: bytes, kind: type[Outcome
         ("Fri, 11 Nov 2016 15:06:11 -0000", None),
     ],
 )
-def test_retry_after_is_read_as_seconds_or_as_a_date(header: str | None, seconds: float | None) -> None:
-    with pytest.raises(RateLimited) as caught:
-        read_answer(429, b"", SENT_AT, header)
+@pytest.mark.parametrize("status", [429, 503, 302, 400, 200])
+def test_retry_after_is_read_as_seconds_or_as_a_date(header: str | None, seconds: float | None, status: int) -> None:
+    with pytest.raises(Outcome) as caught:
+        read_answer(status, b"", SENT_AT, header)
     assert caught.value.retry_after == (None if seconds is None else timedelta(seconds=seconds))
 
 

@@ -66,14 +66,16 @@ class Breaker:
         if circuit is not None and circuit.probing:
             circuit.open_until, circuit.probing = self._clock.now(), False
 
-    def failed(self, application: Application, grant: GrantId, error: UpstreamError) -> None:
+    def failed(
+        self, application: Application, grant: GrantId, error: UpstreamError, retry_after: timedelta | None = None
+    ) -> None:
         """*grant* met trouble that may be its own or the application's; the probe's is everybody's."""
         key = application.name, grant.type
         failing = self._failing.setdefault(key, set())
         failing.add(grant)
         circuit = self._circuit(application, grant.type)
         if len(failing) >= FAILING_GRANTS or (circuit is not None and circuit.probing):
-            self.trip(application, grant.type, error, None)
+            self.trip(application, grant.type, error, retry_after)
 
     def trip(
         self, application: Application, grant_type: GrantType, error: UpstreamError, retry_after: timedelta | None

@@ -162,17 +162,19 @@ class Redeemer:
         self, application: Application, grant: Grant, claim: Claim, outcome: Outcome, attempt: Attempt
     ) -> BrokerError:
         log.warning("a renewal failed", extra={"application": application.name, "outcome": outcome.label})
+        error: UpstreamError
         match outcome:
             case ClientRefused() | RateLimited():
                 return await self._trouble_of_application(application, grant, claim, outcome)
             case Ambiguous() if not grant.id.is_company:
                 return await self._left_unfinished(application, grant, claim, outcome)
-            case NotSent() | Ambiguous(unreadable=False):
-                return await self._set_back(application, grant, claim, UpstreamUnavailable(outcome.detail))
             case RefusedWithoutCode() if not grant.id.is_company:
                 return await self._refused_without_code(application, grant, claim, outcome, attempt)
+            case NotSent() | Ambiguous(unreadable=False):
+                error = UpstreamUnavailable(outcome.detail)
             case _:
-                return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail))
+                error = InvalidUpstreamAnswer(outcome.detail)
+        return await self._set_back(application, grant, claim, error, asked_for=outcome.retry_after)
 
     async def _trouble_of_application(
         self, application: Application, grant: Grant, claim: Claim, outcome: Outcome
@@ -192,10 +194,12 @@ class Redeemer:
         """The refresh token may be spent: nobody may redeem over this claim before its takeover."""
         error: UpstreamError
         error = InvalidUpstreamAnswer(outcome.detail) if outcome.unreadable else UpstreamUnavailable(outcome.detail)
-        now, retry_at = self._clock.now(), claim.lease_until + self._policy.takeover
-        self._breaker.failed(application, grant.id, error)
-        await self._note(grant, claim, Setback(code=error.code, at=now, retry_at=retry_at, finished=False))
-        error.retry_after = retry_at - now
+        now, asked_for = self._clock.now(), outcome.retry_after or timedelta(0)
+        ours = claim.lease_until + self._policy.takeover - now
+        error.retry_after = max(ours, min(asked_for, self._policy.retry_after_max))
+        self._breaker.failed(application, grant.id, error, outcome.retry_after)
+        setback = Setback(code=error.code, at=now, retry_at=now + error.retry_after, finished=False)
+        await self._note(grant, claim, setback)
         return error
 
     async def _refused_without_code(
@@ -205,7 +209,8 @@ class Redeemer:
         if await self._is_refused_for_good(grant):
             self._breaker.close(application, grant.id.type)
             return await self._declare_dead(grant, claim, Reason.REFUSED, outcome.label, attempt)
-        return await self._set_back(application, grant, claim, InvalidUpstreamAnswer(outcome.detail), uncoded=True)
+        error = InvalidUpstreamAnswer(outcome.detail)
+        return await self._set_back(application, grant, claim, error, asked_for=outcome.retry_after, uncoded=True)
 
     async def _is_refused_for_good(self, grant: Grant) -> bool:
         if grant.refused_since is None or grant.refusals + 1 < REFUSALS_FOR_GOOD:
@@ -224,12 +229,13 @@ class Redeemer:
         claim: Claim,
         error: UpstreamError,
         *,
+        asked_for: timedelta | None = None,
         uncoded: bool = False,
         at_least: timedelta = timedelta(0),
     ) -> BrokerError:
         now = self._clock.now()
-        error.retry_after = max(next_retry(grant.failures + 1, self._policy, self._jitter()), at_least)
-        self._breaker.failed(application, grant.id, error)
+        error.retry_after = max(next_retry(grant.failures + 1, self._policy, self._jitter(), asked_for), at_least)
+        self._breaker.failed(application, grant.id, error, asked_for)
         setback = Setback(error.code, now, retry_at=now + error.retry_after, finished=True, uncoded=uncoded)
         await self._note(grant, claim, setback)
         return error

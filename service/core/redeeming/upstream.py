@@ -45,8 +45,8 @@ class Ambiguous(Outcome):
 
     label = "ambiguous"
 
-    def __init__(self, detail: str, *, unreadable: bool = False) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, unreadable: bool = False, retry_after: timedelta | None = None) -> None:
+        super().__init__(detail, retry_after=retry_after)
         self.unreadable = unreadable
 
 
@@ -81,12 +81,20 @@ def read_answer(status: int, body: bytes, sent_at: datetime, retry_after: str | 
     filled in only by those who know the old grant; here they stay None. An odd `expires_in` counts as missing, since
     the refresh token beside it must not be lost for it.
     """
+    try:
+        return _sort(status, body, sent_at)
+    except Outcome as outcome:
+        outcome.retry_after = _read_retry_after(retry_after, sent_at)
+        raise
+
+
+def _sort(status: int, body: bytes, sent_at: datetime) -> TokenAnswer:
     if 200 <= status < 300:
         return _read_tokens(body, sent_at)
     if status >= 500 or status < 300:
         raise Ambiguous(f"The provider answered with status {status}.")
     if status == 429:
-        raise RateLimited("The provider limits our requests.", retry_after=_read_retry_after(retry_after, sent_at))
+        raise RateLimited("The provider limits our requests.")
     if status < 400:
         raise OtherRefusal(f"The provider answered with a redirect ({status}), which is never followed.")
     code = _read_error_code(body)
