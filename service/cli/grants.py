@@ -4,9 +4,10 @@ import json
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from service.api.schemas import grant_status
-from service.cli.running import fail, print_table, read_secret, run_with_container
+from service.api.schemas import GrantImport, grant_status
+from service.cli.running import USAGE, fail, print_table, read_secret, run_with_container
 from service.core.audit import Action
 from service.core.directory import needed_grant_type
 from service.core.errors import GrantNotFound
@@ -78,6 +79,10 @@ def import_grant(
 ) -> None:
     """Take over a refresh token that another service holds; it comes on standard input."""
     refresh_token = read_secret(refresh_token_stdin, "--refresh-token-stdin")
+    try:
+        GrantImport(refresh_token=refresh_token)
+    except ValidationError:
+        fail("what came on standard input cannot be a refresh token: that is one line of printable ASCII", USAGE)
 
     async def work(container: Container) -> bool:
         found, grant_id = await _locate(container, user, application)
