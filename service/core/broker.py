@@ -269,7 +269,7 @@ class TokenBroker:
             task, collapsed = self._renewer.fly(application, grant, instead_of=instead_of)
             token = await self._wait(task, old)
             if lifetimes.is_usable(token, self._clock.now()):
-                source = Source.URI_MISS if grant.generation == 0 else Source.STALE
+                source = Source.URI_MISS if grant.access_sealed is None else Source.STALE
                 return Handout(token, source, collapsed)
             failure = InvalidUpstreamAnswer("The provider's tokens end before they can be handed out.")
         except TimeoutError:

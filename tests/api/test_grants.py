@@ -239,7 +239,7 @@ async def test_an_import_without_access_token_is_renewed_at_first_use(front: Fro
     (minted,) = await front.versature.mint("alice")
     await front.client.put("/grants/alice", json={"refresh_token": minted["refresh_token"]})
     answer = await front.client.get("/tokens/alice")
-    assert answer.headers["Cache-Status"] == "token-broker; fwd=stale; stored"
+    assert answer.headers["Cache-Status"] == "token-broker; fwd=uri-miss; stored"
     assert await front.versature.whose(answer.json()["access_token"]) == "alice"
 
 
