@@ -57,11 +57,11 @@ def next_retry(failures: int, policy: Policy, jitter: float, retry_after: timede
     """How long to leave the provider alone after the *failures*-th failure in a row (1 = the first).
 
     Doubles from `backoff_initial` to `backoff_max`, shortened by up to a quarter so that replicas and grants spread
-    out; a `Retry-After` of the provider is honoured up to `retry_after_max` when it asks for more.
+    out; a `Retry-After` of the provider is honoured when it asks for more.
     """
     doubled = policy.backoff_initial * (1 << min(max(failures, 1) - 1, 20))
     own = min(doubled, policy.backoff_max) * (1 - jitter / 4)
-    return max(own, min(retry_after or timedelta(0), policy.retry_after_max))
+    return max(own, retry_after or timedelta(0))
 
 
 def next_forced_interval(grant: Grant, now: datetime, policy: Policy) -> timedelta:

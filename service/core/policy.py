@@ -22,7 +22,6 @@ class Policy:
     save_patience: timedelta = timedelta(milliseconds=100)
     backoff_initial: timedelta = timedelta(seconds=1)
     backoff_max: timedelta = timedelta(seconds=300)
-    retry_after_max: timedelta = timedelta(hours=1)
     forced_interval: timedelta = timedelta(seconds=30)
     forced_interval_max: timedelta = timedelta(hours=1)
     local_cache: timedelta = timedelta(seconds=5)

@@ -652,7 +652,7 @@ async def test_a_body_that_breaks_off_does_not_undo_a_refusal(
         with pytest.raises(expected) as outcome:
             await server.refresh(app, SECRET, "r1")
         assert type(outcome.value) is expected
-        assert outcome.value.retry_after == (timedelta(seconds=9) if status == 429 else None)
+        assert outcome.value.retry_after == (None if status == 200 else timedelta(seconds=9))
 
 
 async def test_a_refusal_whose_body_never_ends_still_is_one(clock: FakeClock) -> None:

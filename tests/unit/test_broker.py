@@ -289,7 +289,7 @@ async def test_an_import_without_an_access_token_is_renewed_when_asked_for(house
         VERSATURE, ALICE, refresh_token=house.server.log_in(), access_token=None, expires_in=None, scope=None
     )
     handout = await replica.ask()
-    assert (handout.token.generation, handout.source) == (2, Source.STALE)
+    assert (handout.token.generation, handout.source) == (2, Source.URI_MISS)
 
 
 async def test_a_repeated_import_restores_nothing_spent(house: House, replica: Replica) -> None:

@@ -93,8 +93,8 @@ def test_jitter_shortens_a_pause_by_up_to_a_quarter(failures: int, jitter: float
     assert whole * 0.75 <= lifetimes.next_retry(failures, POLICY, jitter) <= whole
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(0.5, 1), (120, 120), (3600, 3600), (86400, 3600)])
-def test_retry_after_is_honoured_up_to_an_hour(asked: float, kept: float) -> None:
+@pytest.mark.parametrize(("asked", "kept"), [(0.5, 1), (120, 120), (3600, 3600)])
+def test_retry_after_is_honoured_where_it_asks_for_more(asked: float, kept: float) -> None:
     pause = lifetimes.next_retry(1, POLICY, 0.0, timedelta(seconds=asked))
     assert pause == timedelta(seconds=kept)
 

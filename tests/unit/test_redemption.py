@@ -146,12 +146,6 @@ async def test_an_application_whose_grants_are_asked_for_time_is_left_alone_as_l
     assert house.server.count("refresh") == FAILING_GRANTS
 
 
-async def test_no_provider_is_left_alone_for_more_than_an_hour(house: House, replica: Replica) -> None:
-    await expire(house, replica)
-    house.server.script(Ambiguous("503", retry_after=timedelta(days=9)))
-    assert (await failure_of(replica)).retry_after == timedelta(hours=1)
-
-
 @pytest.mark.parametrize(
     ("outcome", "problem"),
     [(ClientRefused("x"), ClientRejected), (RateLimited("x", retry_after=timedelta(seconds=90)), UpstreamUnavailable)],

@@ -85,8 +85,7 @@ class Breaker:
         known = self._circuit(application, grant_type)
         if known is not None:
             if not known.probing and now < known.open_until:
-                asked_for = min(retry_after or timedelta(0), self._policy.retry_after_max)
-                known.open_until = max(known.open_until, now + asked_for)
+                known.open_until = max(known.open_until, now + (retry_after or timedelta(0)))
                 return known.open_until - now
             failures = known.failures + 1
         pause = next_retry(failures, self._policy, jitter=0.0, retry_after=retry_after)

@@ -27,6 +27,7 @@ from service.core.redeeming.refusals import RefusalGuard
 from service.core.redeeming.saving import Saver
 from service.core.redeeming.steps import Step, Witness, nobody
 from service.core.redeeming.upstream import (
+    RETRY_AFTER_MAX,
     Ambiguous,
     ClientRefused,
     InvalidGrant,
@@ -125,7 +126,7 @@ class Redeemer:
             doubt = UpstreamUnavailable("The provider refuses one grant after the other; none of it is believed.")
             pause = self._breaker.trip(application, grant.id.type, doubt, None)
             # The next probes shall be other grants', however often this one is asked for.
-            aside = min(pause * 2 ** min(grant.failures + 1, 10), self._policy.retry_after_max)
+            aside = min(pause * 2 ** min(grant.failures + 1, 10), RETRY_AFTER_MAX)
             return await self._set_back(application, grant, claim, doubt, at_least=aside)
         self._breaker.close(application, grant.id.type)
         return await self._declare_dead(grant, claim, reason, InvalidGrant.label, attempt)
@@ -194,9 +195,8 @@ class Redeemer:
         """The refresh token may be spent: nobody may redeem over this claim before its takeover."""
         error: UpstreamError
         error = InvalidUpstreamAnswer(outcome.detail) if outcome.unreadable else UpstreamUnavailable(outcome.detail)
-        now, asked_for = self._clock.now(), outcome.retry_after or timedelta(0)
-        ours = claim.lease_until + self._policy.takeover - now
-        error.retry_after = max(ours, min(asked_for, self._policy.retry_after_max))
+        now = self._clock.now()
+        error.retry_after = max(claim.lease_until + self._policy.takeover - now, outcome.retry_after or timedelta(0))
         self._breaker.failed(application, grant.id, error, outcome.retry_after)
         setback = Setback(code=error.code, at=now, retry_at=now + error.retry_after, finished=False)
         await self._note(grant, claim, setback)

@@ -20,6 +20,7 @@ from typing import ClassVar
 from service.core.model import TokenAnswer
 
 MAX_BODY_BYTES = 64 * 1024
+RETRY_AFTER_MAX = timedelta(hours=1)
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
@@ -160,13 +161,16 @@ def _read_seconds(value: object) -> timedelta | None:
 
 
 def _read_retry_after(value: str | None, now: datetime) -> timedelta | None:
-    """Seconds or an HTTP date (RFC 9110 section 10.2.3), as a duration from *now*; None when it says neither."""
+    """Seconds or an HTTP date (RFC 9110 section 10.2.3), as a duration from *now*; None when it says neither.
+
+    Nobody is left alone for longer than `RETRY_AFTER_MAX`.
+    """
     if value is None:
         return None
     if value.strip().isdecimal():
-        return timedelta(seconds=int(value.strip()[:9]))
+        return min(timedelta(seconds=int(value.strip()[:9])), RETRY_AFTER_MAX)
     try:
-        return max(parsedate_to_datetime(value) - now, timedelta(0))
+        return min(max(parsedate_to_datetime(value) - now, timedelta(0)), RETRY_AFTER_MAX)
     except (ValueError, TypeError, OverflowError):
         return None
 
