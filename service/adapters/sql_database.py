@@ -42,12 +42,20 @@ SCAN_DEADLINE = DEADLINE / 2
 _WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 _FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
+_FORBIDDEN = "42501"  # insufficient privilege
 
 _BUSY = frozenset({"55P03", "57014", "40P01", "40001"})  # lock or statement timeout, deadlock, serialization failure
 
 
 class Busy(StoreUnavailable):
     """One statement met another's lock; the database itself is well."""
+
+
+class Forbidden(StoreUnavailable):
+    """The database answers, but its user may not do what we do there."""
+
+    def __init__(self) -> None:
+        super().__init__("The database's user has to own the database and its tables, after a restore too.")
 
 
 T = TypeVar("T")
@@ -254,7 +262,10 @@ def _translated() -> Iterator[None]:
         busy = getattr(getattr(failure, "orig", None), "sqlstate", None) in _BUSY
         raise (Busy if busy else StoreUnavailable) from None
     except exc.DBAPIError as failure:
-        foreign_schema = getattr(failure.orig, "sqlstate", None) in _FOREIGN_SCHEMA
+        sqlstate = getattr(failure.orig, "sqlstate", None)
+        if sqlstate == _FORBIDDEN:
+            raise Forbidden from None
+        foreign_schema = sqlstate in _FOREIGN_SCHEMA
         damaged_file = type(failure) is exc.DatabaseError
         if failure.connection_invalidated or foreign_schema or damaged_file:
             raise StoreUnavailable from None

@@ -2,14 +2,17 @@
 
 from sqlalchemy import text
 
-from service.adapters.sql_database import Database
+from service.adapters.sql_database import Database, Forbidden
 from service.adapters.sql_migrations import FOREIGN, Schema, schema_of
 from service.core.clock import Clock
 from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.condition.skew import LIMIT, ClockSkew
 from service.core.errors import StoreUnavailable
 
-_AWAY = PartHealth(Readiness.DEGRADED, "the database cannot be asked; cached tokens still flow")
+_AWAY = PartHealth(
+    Readiness.DEGRADED,
+    "the database cannot be asked (is it up, are its address and password right?); cached tokens still flow",
+)
 
 _OF_SCHEMAS = {
     Schema.FITS: READY,
@@ -29,6 +32,8 @@ class DatabaseHealth:
             return _AWAY
         try:
             return _OF_SCHEMAS[await schema_of(self._database)]
+        except Forbidden as refusal:
+            return PartHealth(Readiness.DEGRADED, refusal.detail)
         except StoreUnavailable:
             return _AWAY
 

@@ -8,6 +8,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from redis import Redis
 
@@ -17,7 +18,7 @@ from tests.contract.wire import Client, listening
 from tests.integration.terminal import Ended, Terminal
 from tests.support.brokers import environment, furnish, settings_from
 from tests.support.clock import FakeClock
-from tests.support.servers import Server
+from tests.support.servers import Server, new_database
 from tests.support.versatures import versature_here
 
 SECRET = "geheim-4711"
@@ -120,6 +121,22 @@ async def test_a_key_that_is_missing_is_told_with_what_needs_it(tmp_path: Path) 
 async def test_a_schema_of_another_version_is_told(tmp_path: Path) -> None:
     (tmp_path / "broker.db").touch()
     assert "token-broker migrate" in (await wrong(terminal_in(tmp_path)))["database"]
+
+
+async def test_a_user_who_owns_nothing_in_the_database_is_told(tmp_path: Path, postgres: Server) -> None:
+    """As after a restore under another name, or where PostgreSQL lets nobody but its owner make tables."""
+    url = new_database(postgres, "not_ours")
+    with psycopg.connect(postgres.url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute("DROP ROLE IF EXISTS stranger")
+        owner.execute("CREATE ROLE stranger LOGIN")
+    stranger = terminal_in(tmp_path, BROKER_DATABASE_URL=url.replace("broker@", "stranger@"))
+    migration = await stranger.run("migrate")
+    assert (migration.code, migration.err.count("\n")) == (1, 1), migration.err
+    assert "has to own" in migration.err
+    await terminal_in(tmp_path, BROKER_DATABASE_URL=url).type("migrate")
+    assert "has to own" in (await wrong(stranger))["database"]
+    listing = await stranger.run("grants", "list")
+    assert (listing.code, listing.err.count("\n")) == (1, 1), listing.err
 
 
 async def test_a_missing_disk_is_told(tmp_path: Path) -> None:
