@@ -79,8 +79,8 @@ class Container:
             if self.database.is_sqlite:
                 await migrate(self.database)
             await self.services.directory.check()
-        except StoreUnavailable:
-            log.warning("the database cannot be asked yet; starting without it")
+        except StoreUnavailable as away:
+            log.warning("the database cannot be asked yet; starting without it", extra={"detail": away.detail})
         try:
             await self.core.recovery.replay()
         except StoreUnavailable:
