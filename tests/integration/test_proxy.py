@@ -64,3 +64,24 @@ async def test_what_a_replica_did_not_answer_goes_to_the_next_if_it_may_be_done_
     for replica in replicas:
         replica.close()
     assert len(taken) == (1 if method in {"POST", "PATCH"} else len(hosts))
+
+
+@needs_nginx
+@pytest.mark.parametrize("listed", [False, True], ids=["from-the-resolver", "listed"])
+async def test_a_replica_that_came_back_is_asked_at_once(tmp_path: Path, listed: bool) -> None:
+    """First one of two is replaced, then the other: at no moment is there nobody whom nginx would ask."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    port, hosts = free_port(), (INTERNAL, PAGES)
+    async with proxy_before(tmp_path, {"broker": hosts}, port, listed=listed) as proxy:
+        async with client_of(proxy.internal_url) as crm:
+            for host in hosts:
+                replica = await asyncio.start_server(answer, host, port)
+                answers = [(await crm.get("/tokens/alice")).status_code for _ in range(len(hosts))]
+                replica.close()
+                await replica.wait_closed()
+                assert answers == [204, 204], host

@@ -18,6 +18,7 @@ from tests.support.ports import free_port
 
 CONF = ROOT / "deploy" / "nginx" / "nginx.conf"
 PATIENCE_SECONDS = 10
+_LISTED = (("# upstream broker", "upstream broker"), ("http://broker:8000", "http://broker"))
 _A, _IN = 1, 1
 
 needs_nginx = pytest.mark.skipif(
@@ -60,13 +61,23 @@ class _Resolver(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def proxy_before(folder: Path, hosts: Mapping[str, Sequence[str]], port: int) -> AsyncIterator[Proxy]:
-    """nginx with our own configuration; *hosts* are the addresses of `broker` and `pages`, which listen on *port*."""
+async def proxy_before(
+    folder: Path, hosts: Mapping[str, Sequence[str]], port: int, *, listed: bool = False
+) -> AsyncIterator[Proxy]:
+    """nginx with our own configuration; *hosts* are the addresses of `broker` and `pages`, which listen on *port*.
+
+    With *listed* the two of `broker` stand in the configuration, as it says for those who have no resolver.
+    """
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(lambda: _Resolver(hosts), local_addr=("127.0.0.1", 0))
     resolver = transport.get_extra_info("sockname")[1]
     public, internal = free_port(), free_port()
     conf = CONF.read_text()
+    for written, here in _LISTED if listed else ():
+        assert written in conf, f"{CONF} has no {written} any more"
+        conf = conf.replace(written, here)
+    for name, address in zip(("10.0.0.1", "10.0.0.2"), hosts.get("broker", ()), strict=False):
+        conf = conf.replace(f"{name}:8000", f"{address}:{port}")
     for written, here in (
         ("pid /tmp/nginx.pid;", f"pid {folder / 'nginx.pid'};"),
         (r"resolver 127\.0\.0\.11 ", f"resolver 127.0.0.1:{resolver} "),
