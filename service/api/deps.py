@@ -197,7 +197,10 @@ def body_schema(model: type[BaseModel], *, required: bool = True) -> dict[str, A
 def field_errors(errors: Any) -> list[dict[str, str]]:
     """The first of pydantic's complaints as place and message, without the values."""
     return [
-        {"field": ".".join(str(part) for part in error["loc"])[:LONGEST_FIELD], "message": error["msg"]}
+        {
+            "field": ".".join(str(part) for part in error["loc"])[:LONGEST_FIELD],
+            "message": error["msg"].removeprefix("Value error, "),
+        }
         for error in errors[:MOST_COMPLAINTS]
     ]
 

@@ -14,7 +14,7 @@ import pytest
 
 from service.api.application import build_api
 from service.api.deps import WrongFields
-from service.api.problems import BY_CODE, PROBLEMS, problem_response
+from service.api.problems import BY_CODE, PROBLEMS, problem_example, problem_response
 from service.core import errors
 from service.core.broker import TokenBroker
 from service.core.model import GrantId, Reason
@@ -164,6 +164,11 @@ async def test_wrong_parameters_are_listed_by_place_without_their_values(front: 
     answer = await front.client.get("/grants?limit=geheim&state=verborgen&nope=1")
     assert set(answer.json()) == MEMBERS | {"errors"}
     assert {error["field"] for error in answer.json()["errors"]} == {"query.limit", "query.state", "query.nope"}
+
+
+async def test_the_example_of_a_wrong_parameter_is_what_is_answered_to_it(front: Front) -> None:
+    answer = await front.client.get("/tokens/alice?min_ttl=soon")
+    assert answer.json()["errors"] == problem_example("invalid_request")["errors"]
 
 
 async def test_a_thousand_mistakes_make_no_long_answer(front: Front) -> None:
