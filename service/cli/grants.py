@@ -11,7 +11,7 @@ from service.cli.running import USAGE, fail, print_table, read_secret, run_with_
 from service.core.audit import Action
 from service.core.directory import needed_grant_type
 from service.core.errors import GrantNotFound
-from service.core.model import Application, GrantId, GrantState
+from service.core.model import Application, Grant, GrantId, GrantState
 from service.core.names import check_user
 from service.core.records import GrantFilter
 from service.lifecycle import Container
@@ -34,6 +34,12 @@ async def _locate(container: Container, user: str, application: str | None) -> t
     return found, GrantId(found.name, user)
 
 
+def _shown(container: Container, grant: Grant) -> dict[str, object]:
+    """As callers see it, and what logs call its user."""
+    shown = grant_status(container.services.broker, grant).model_dump(mode="json")
+    return {**shown, "name_in_logs": container.services.audit.name_user(grant.id.user)}
+
+
 @grants.command("list")
 def list_grants(
     application: Annotated[str | None, typer.Option(help="Of this application only.")] = None,
@@ -47,7 +53,7 @@ def list_grants(
         after: GrantId | None = None
         services, which = container.services, GrantFilter(application=application, state=state)
         while page := await services.grants.page(which, after=after, limit=PAGE, now=services.clock.now()):
-            rows += [grant_status(services.broker, grant).model_dump(mode="json") for grant in page]
+            rows += [_shown(container, grant) for grant in page]
             after = page[-1].id
         return rows
 
@@ -65,8 +71,7 @@ def show(user: User, application: ApplicationName = None) -> None:
         grant = await container.services.grants.get(grant_id)
         if grant is None or not grant.exists:
             raise GrantNotFound(grant_id)
-        shown = grant_status(container.services.broker, grant).model_dump(mode="json")
-        return {**shown, "name_in_logs": container.services.audit.name_user(user)}
+        return _shown(container, grant)
 
     typer.echo(json.dumps(run_with_container(work), indent=2, ensure_ascii=False))
 
