@@ -2,9 +2,16 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+
+def _without_colours(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """uvicorn says some things a second time, for terminals."""
+    event.pop("color_message", None)
+    return event
 
 
 def configure_logging(level: str, form: str) -> None:
@@ -14,6 +21,7 @@ def configure_logging(level: str, form: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
+        _without_colours,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # Tracebacks without local variables: those may hold secrets.

@@ -47,6 +47,13 @@ def lines() -> Iterator[Lines]:
     root.setLevel(level)
 
 
+def test_what_the_server_says_of_itself_is_said_once_and_without_colours(lines: Lines) -> None:
+    coloured = {"color_message": "Started server process [\033[36m%d\033[0m]"}
+    logging.getLogger("uvicorn.error").info("Started server process [%d]", 7, extra=coloured)
+    [line] = lines.about("Started server process [7]")
+    assert set(line) == {"event", "level", "logger", "timestamp"}
+
+
 async def test_a_request_is_one_line_with_all_that_is_needed_to_follow_it(front: Front, lines: Lines) -> None:
     await front.hold("alice")
     await front.client.get("/tokens/alice", headers={"X-Request-ID": "one", "traceparent": TRACEPARENT})
