@@ -26,6 +26,7 @@ from service.telemetry import Metrics
 HOST = "127.0.0.1"
 KEY = "vtb_demo"
 START_SECONDS = 30
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class DemoFailed(Exception):
@@ -37,7 +38,8 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m sandbox.demo", description=__doc__)
     arguments.add_argument("--port", type=int, default=8000, help="the broker's port; the sandbox takes the next one")
     port = int(arguments.parse_args().port)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in ENDING:
+        signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="token-broker-demo-", ignore_cleanup_errors=True) as folder:
         processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -53,6 +55,9 @@ def main() -> int:
 
 
 def _stop(_signal: int, _frame: object) -> None:
+    """Once: who signals a whole process group makes `make` pass the same on to us a second time."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
