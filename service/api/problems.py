@@ -150,7 +150,9 @@ _TO_CONNECT = {"connect": {"method": "POST", "href": "/grants/alice/connect?appl
 _EXAMPLES: Mapping[str, Mapping[str, object]] = {
     errors.GrantNotFound.code: _TO_CONNECT,
     errors.ReauthorizationRequired.code: {"reason": Reason.REFRESH_TOKEN_EXPIRED, **_TO_CONNECT},
-    errors.InvalidRequest.code: {"errors": [{"field": "query.min_ttl", "message": "must be a whole number of seconds"}]},
+    errors.InvalidRequest.code: {
+        "errors": [{"field": "query.min_ttl", "message": "must be a whole number of seconds"}]
+    },
 }
 """Members of single problems, as an example shows them."""
 

@@ -124,7 +124,9 @@ def test_the_dashboard_is_one_that_can_be_imported() -> None:
 
 def test_a_panel_of_the_dashboard_shows_seconds_or_something_else_but_not_both() -> None:
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        in_seconds = {"_seconds" in target["expr"] and "_seconds_count" not in target["expr"] for target in panel["targets"]}
+        in_seconds = {
+            "_seconds" in target["expr"] and "_seconds_count" not in target["expr"] for target in panel["targets"]
+        }
         assert in_seconds == {panel["fieldConfig"]["defaults"]["unit"] == "s"}, panel["title"]
 
 
