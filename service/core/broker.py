@@ -76,8 +76,8 @@ class TokenBroker:
         now, entry = self._clock.now(), self._local.get(grant_id)
         if (
             entry is not None
-            and timedelta(0) <= now - entry.confirmed_at < self._policy.local_cache
-            and lifetimes.is_fresh(entry.token, now, min_ttl)
+            and entry.serves(now.timestamp())
+            and lifetimes.satisfies(entry.token, now, min_ttl)
             and not self._renewer.in_flight(grant_id)
         ):
             self._interest.note(grant_id)

@@ -90,7 +90,7 @@ class Lane:
         entry, now, directory = found.entry(), self._now(), self._directory
         if (
             entry is None
-            or now >= entry.serve_until
+            or not entry.serve_from <= now < entry.serve_until  # as `serves`, without a call
             or now >= found.until
             or found.version != directory.version
             or now >= directory.good_until

@@ -20,10 +20,12 @@ _SIZE_WITHOUT_TOKEN = 1536
 class Entry:
     """A token and the instant at which the database last confirmed its generation.
 
-    `serve_until` (seconds since 1970) joins all that speaks about the entry alone: until then it may be handed out
-    without a thought. It lies in the past from the moment the entry is dropped, replaced or being renewed, so that
-    whoever holds on to an entry sees that too. `expires_in` are the whole seconds that were left when it was last taken
-    on the lane; `answer` is whoever renders the token to keep, good while those are `answers_for`.
+    `serve_from` and `serve_until` (seconds since 1970) join all that speaks about the entry alone: in between it may be
+    handed out without a thought. Before its confirmation it is not: a clock that was set back makes that a confirmation
+    from the future, of which nothing is known. `serve_until` lies in the past from the moment the entry is dropped,
+    replaced or being renewed, so that whoever holds on to an entry sees that too. `expires_in` are the whole seconds
+    that were left when it was last taken on the lane; `answer` is whoever renders the token to keep, good while those
+    are `answers_for`.
     """
 
     __slots__ = (
@@ -35,6 +37,7 @@ class Entry:
         "expires_at",
         "expires_in",
         "grounded",
+        "serve_from",
         "serve_until",
         "size",
         "token",
@@ -50,8 +53,12 @@ class Entry:
         self._decide()
 
     def confirm(self, at: datetime) -> None:
-        self.confirmed_at = max(at, self.confirmed_at)
+        self.confirmed_at = at
         self._decide()
+
+    def serves(self, now: float) -> bool:
+        """Whether it may be handed out at *now* without a thought."""
+        return self.serve_from <= now < self.serve_until
 
     def ground(self) -> None:
         """Hand it out no more without a thought."""
@@ -63,6 +70,7 @@ class Entry:
 
     def _decide(self) -> None:
         latest = min(self.token.due_at, usable_until(self.token), self.confirmed_at + self._age)
+        self.serve_from = self.confirmed_at.timestamp()
         self.serve_until = NEVER if self.grounded else latest.timestamp()
 
 

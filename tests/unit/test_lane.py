@@ -99,6 +99,20 @@ async def test_a_caller_that_goes_is_forgotten_in_time_though_its_token_was_conf
 
 
 @on_every_change
+async def test_a_clock_that_is_set_back_makes_no_decision_last_longer(
+    house: House, open_lane: Replica, change: Callable[[House], Awaitable[object]]
+) -> None:
+    """Confirmations from the future tell nothing; the next one counts from the clock as it now is."""
+    house.clock.advance(-HOUR / 2)
+    assert taken(open_lane) is None
+    await tick(house, open_lane)
+    assert taken(open_lane) is not None
+    await change(house)
+    house.clock.advance(house.policy.local_cache)
+    assert taken(open_lane) is None
+
+
+@on_every_change
 async def test_a_change_elsewhere_is_seen_by_the_next_tick(
     house: House, open_lane: Replica, change: Callable[[House], Awaitable[object]]
 ) -> None:
