@@ -153,7 +153,7 @@ def _duties(
 ) -> tuple[Duty, ...]:
     policy, kept = settings.policy, timedelta(days=settings.broker_audit_days)
     duties = (
-        Duty("confirming cached tokens", policy.local_cache / 3, core.revalidator.tick),
+        Duty("confirming cached tokens", policy.confirm_every, core.revalidator.tick),
         Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
         Duty("background renewal", policy.background_every, core.background.tick),
         Duty("revoking upstream", REVOKE_EVERY, core.revoker.tell_again),

@@ -34,3 +34,8 @@ class Policy:
     renew_active: timedelta = timedelta(hours=24)
     keep_alive: timedelta = timedelta(days=80)
     renew_per_second: float = 10.0
+
+    @property
+    def confirm_every(self) -> timedelta:
+        """How often what is cached is confirmed: so often that one failed try leaves time for another."""
+        return self.local_cache / 3
