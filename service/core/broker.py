@@ -31,8 +31,9 @@ from service.core.model import (
 )
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
+from service.core.redeeming.objections import raise_if_dead
 from service.core.redeeming.saving import Saver
-from service.core.renewal import Renewer, raise_if_dead
+from service.core.renewal import Renewer
 from service.core.sealing.vault import Vault
 from service.core.singleflight import wait_for_flight
 from service.core.upkeep.interest import Interest
@@ -239,11 +240,9 @@ class TokenBroker:
             raise_if_dead(grant)
         now, token = self._clock.now(), self._vault.open_access(grant)
         usable = token if token is not None and lifetimes.is_usable(token, now) else None
-        if grant.state is not GrantState.CONNECTED:
-            if usable is None:
-                raise_if_dead(grant)
-            else:
-                return Handout(usable, Source.RENEWAL_FAILING)
+        if grant.state is not GrantState.CONNECTED and usable is not None:
+            return Handout(usable, Source.RENEWAL_FAILING)
+        raise_if_dead(grant)
         if (
             usable is not None
             and lifetimes.is_fresh(usable, now, min_ttl)

@@ -3,31 +3,20 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from service.core import lifetimes
 from service.core.clock import Clock
 from service.core.condition.skew import ClockSkew
-from service.core.errors import (
-    BrokerError,
-    ClientRejected,
-    GrantNotFound,
-    InvalidUpstreamAnswer,
-    KeyUnavailable,
-    ReauthorizationRequired,
-    RejectedTooOften,
-    RenewalInProgress,
-    StoreUnavailable,
-    UpstreamError,
-    UpstreamUnavailable,
-)
+from service.core.errors import BrokerError, GrantNotFound, RenewalInProgress, StoreUnavailable, UpstreamError
 from service.core.escrow.recovery import Recovery
 from service.core.local_cache import LocalCache
-from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, Reason
+from service.core.model import AccessToken, Application, Grant, GrantId
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import Force
+from service.core.redeeming import objections
 from service.core.redeeming.attempts import UNSEEN, Attempt, Ending, Observer, Origin
 from service.core.redeeming.breaker import Breaker
 from service.core.redeeming.redemption import Redeemer
@@ -40,10 +29,6 @@ from service.core.upkeep.errands import Errands
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)
 
-_OUR_OWN: dict[str, type[StoreUnavailable] | type[KeyUnavailable]] = {
-    StoreUnavailable.code: StoreUnavailable,
-    KeyUnavailable.code: KeyUnavailable,
-}
 FlightKey = GrantId | tuple[GrantId, str]
 
 
@@ -141,7 +126,7 @@ class Renewer:
                     return token
                 if self._clock.monotonic() >= give_up_at:
                     raise RenewalInProgress(
-                        "Another replica is renewing this grant.", retry_after=self._lease_left(whole)
+                        "Another replica is renewing this grant.", retry_after=self._claim_left(whole)
                     )
                 await self._clock.sleep(pause * (0.5 + self._jitter()))
                 pause = min(pause * 2, POLL_LONGEST)
@@ -156,11 +141,12 @@ class Renewer:
 
     async def _try(self, application: Application, grant: Grant, *, forced: bool, origin: Origin) -> AccessToken | None:
         """Claim and redeem; None when somebody else holds the claim, or the grant moved on."""
-        if self._claimed_by_another(grant):
-            if grant.retry_at is not None and grant.retry_at > self._clock.now():
-                raise self._stored_trouble(grant, grant.retry_at)
+        now, claimed_until = self._clock.now(), objections.claimed_until(grant, self._policy)
+        if claimed_until is not None and now <= claimed_until:
+            objections.raise_if_set_back(grant, now)
             return None
-        self._may_be_renewed(application, grant, forced=forced)
+        objections.raise_if_not_renewable(application, grant, now, forced=forced)
+        self._breaker.raise_if_open(application, grant.id.type)
         async with self._turn:
             with Attempt(grant.id, origin, self._observer) as attempt:
                 return await self._attempt(application, grant, attempt, forced=forced)
@@ -218,7 +204,7 @@ class Renewer:
                 attempt_id=attempt_id,
                 fingerprint=digests.fingerprint(application),
                 lease=self._policy.lease,
-                takeover=self._takeover(grant),
+                takeover=objections.takeover(grant, self._policy),
                 force=force,
             )
         except StoreUnavailable as away:
@@ -234,65 +220,12 @@ class Renewer:
         if claim is not None:
             self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=claim.attempt_id))
 
-    def _may_be_renewed(self, application: Application, grant: Grant, *, forced: bool) -> None:
-        """Raise whatever already speaks against sending anything, without asking the provider.
-
-        A grant is judged by its stored state; the company's own has no refresh token to lose, so a change of the
-        application's endpoints just makes it start afresh.
-        """
-        now = self._clock.now()
-        raise_if_dead(grant)
-        same = grant.fingerprint == digests.fingerprint(application)
-        if not grant.id.is_company and grant.refresh_sealed is None:
-            raise ReauthorizationRequired(grant.id, Reason.NO_REFRESH_TOKEN)
-        if not grant.id.is_company and not same:
-            raise ClientRejected(
-                "This grant was issued to another client id or by another token URL than the application now has."
-            )
-        if same and grant.retry_at is not None and now < grant.retry_at:
-            raise self._stored_trouble(grant, grant.retry_at)
-        if forced and grant.forced_until is not None and now < grant.forced_until:
-            raise RejectedTooOften(
-                "This grant was renewed upon a rejection a short while ago.", retry_after=grant.forced_until - now
-            )
-        self._breaker.raise_if_open(application, grant.id.type)
-
-    def _stored_trouble(self, grant: Grant, retry_at: datetime) -> BrokerError:
-        """The last failure again, as the row tells it; an unfinished claim is always `upstream_unavailable`."""
-        code = grant.last_error.code if grant.last_error and grant.claim is None else UpstreamUnavailable.code
-        left, trouble = retry_at - self._clock.now(), _OUR_OWN.get(code)
-        if trouble is not None:
-            own = trouble()
-            own.retry_after = left
-            return own
-        error = InvalidUpstreamAnswer if code == InvalidUpstreamAnswer.code else UpstreamUnavailable
-        return error("The provider could not renew this grant; it is being left alone for a while.", retry_after=left)
-
-    def _takeover(self, grant: Grant) -> timedelta:
-        return timedelta(0) if grant.id.is_company else self._policy.takeover
-
-    def _claimed_by_another(self, grant: Grant) -> bool:
-        """Whether the row shows a claim that still holds; the database's own clock has the last word."""
-        return grant.claim is not None and self._clock.now() <= grant.claim.lease_until + self._takeover(grant)
-
-    def _lease_left(self, grant: Grant) -> timedelta:
-        if grant.claim is None:
-            return timedelta(seconds=1)
-        return max(grant.claim.lease_until + self._takeover(grant) - self._clock.now(), timedelta(seconds=1))
+    def _claim_left(self, grant: Grant) -> timedelta:
+        until, shortest = objections.claimed_until(grant, self._policy), timedelta(seconds=1)
+        return shortest if until is None else max(until - self._clock.now(), shortest)
 
     async def _reread(self, grant: GrantId) -> Grant:
         current = await self._grants.get(grant)
         if current is None:
             raise GrantNotFound(grant)
         return current
-
-
-def raise_if_dead(grant: Grant) -> None:
-    """Raise what the stored state of a dead or revoked grant says.
-
-    Raises:
-        ReauthorizationRequired: only the user can help.
-    """
-    if grant.state is not GrantState.CONNECTED:
-        by_us = grant.state is GrantState.REVOKED
-        raise ReauthorizationRequired(grant.id, grant.reason or Reason.REVOKED, by_us=by_us)
