@@ -9,7 +9,7 @@ import structlog
 
 
 def _without_colours(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """uvicorn says some things a second time, for terminals."""
+    """Uvicorn says some things a second time, for terminals."""
     event.pop("color_message", None)
     return event
 

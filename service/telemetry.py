@@ -17,7 +17,7 @@ SERVED = "served"
 NOWHERE = "none"
 """The source of a token that was not handed out."""
 
-disable_created_metrics()  # else every counter and histogram has a gauge beside it that says when it began
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else every counter and histogram has a gauge beside it that says when it began
 
 Samples = Iterable[tuple[Sequence[str], float]]
 

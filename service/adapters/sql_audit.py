@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Row, delete, select, tuple_
 
 from service.adapters.sql_database import Database, guarded
 from service.adapters.tables import audit, from_micros, to_micros
-from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.audit_store import Action, AuditEntry, AuditFilter
 
 _columns = audit.c
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from service.api.deps import House, Whoever
 from service.api.paging import PageQuery, read_cursor, write_cursor
 from service.api.schemas import Instant, example, examples_of
-from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.directory import require_scope
 from service.core.errors import InvalidRequest
 from service.core.model import Scope

@@ -23,7 +23,7 @@ from service.api.deps import (
 )
 from service.api.hot_lane import pass_key
 from service.api.schemas import RejectedToken, Token
-from service.core.audit import Action
+from service.core.audit_store import Action
 from service.core.handout import Handout, Source
 from service.core.model import Scope
 from service.core.services import Services

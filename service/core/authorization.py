@@ -12,7 +12,8 @@ from datetime import datetime
 from urllib.parse import urlencode, urlsplit
 
 from service.core.access.origins import origin_of
-from service.core.audit import Action, Audit
+from service.core.audit import Audit
+from service.core.audit_store import Action
 from service.core.clock import Clock
 from service.core.directory import Directory
 from service.core.errors import (

@@ -5,7 +5,8 @@ import hmac
 from datetime import datetime, timedelta
 
 from service.core import lifetimes
-from service.core.audit import Action, Audit
+from service.core.audit import Audit
+from service.core.audit_store import Action
 from service.core.clock import Clock
 from service.core.errors import (
     BrokerError,

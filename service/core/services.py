@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from service.core.access.administration import Administration
 from service.core.access.rate_limit import RateLimiter
-from service.core.audit import Audit, AuditStore
+from service.core.audit import Audit
+from service.core.audit_store import AuditStore
 from service.core.authorization import Authorization
 from service.core.broker import TokenBroker
 from service.core.clock import Clock

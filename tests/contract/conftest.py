@@ -15,7 +15,7 @@ from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.adapters.sql_sealed import SqlSealedRows
 from service.core.access.directory_store import DirectoryStore
-from service.core.audit import AuditStore
+from service.core.audit_store import AuditStore
 from service.core.ports import AuthorizationStore, GrantStore, RenewalQueue
 from service.core.sealing.resealing import SealedRows
 from tests.contract.databases import RealDatabase, migrated_file, postgres_tables, sqlite_copy

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.audit import Action, AuditEntry, AuditFilter, AuditStore
+from service.core.audit_store import Action, AuditEntry, AuditFilter, AuditStore
 from tests.contract.conftest import Stores
 from tests.contract.samples import HOUR, MICROSECOND, T0
 

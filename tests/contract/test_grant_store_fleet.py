@@ -16,7 +16,7 @@ from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import migrate
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.adapters.tables import audit, grants, renewal_paces, to_micros
-from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.clock import SystemClock
 from service.core.model import GrantId, GrantState, GrantType, UpstreamRevocation
 from service.core.records import Due, GrantFilter

@@ -17,7 +17,7 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import Schema, alembic_config, migrate, schema_of
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
-from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.clock import SystemClock
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantType

@@ -23,7 +23,7 @@ from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import Schema, migrate, schema_of
 from service.adapters.tables import to_micros
-from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
 from service.core.records import Due, GrantFilter, Setback

@@ -56,7 +56,7 @@ MEANINGS = {
     "BROKER_RENEW_ACTIVE_HOURS": "grants asked for within are renewed ahead of need; 0: none",
     "BROKER_RENEW_PER_SECOND": "renewals ahead of need per application, of the whole fleet",
     "BROKER_AUDIT_DAYS": "how long the audit is kept",
-    "BROKER_DRAIN_SECONDS": "how long a shutdown waits for work under way; below the deadline it may cut off what it sent",
+    "BROKER_DRAIN_SECONDS": "how long a shutdown waits for work under way; best not below the deadline",
     "BROKER_LOG_LEVEL": "`debug`, `info`, `warning` or `error`",
     "BROKER_LOG_FORMAT": "`json` or `human`",
     "BROKER_LOG_USERS": "users in logs: `hash` (a short keyed name), `plain` or `none`",

@@ -77,11 +77,13 @@ async def test_a_replica_that_came_back_is_asked_at_once(tmp_path: Path, listed:
         writer.close()
 
     port, hosts = free_port(), (INTERNAL, PAGES)
-    async with proxy_before(tmp_path, {"broker": hosts}, port, listed=listed) as proxy:
-        async with client_of(proxy.internal_url) as crm:
-            for host in hosts:
-                replica = await asyncio.start_server(answer, host, port)
-                answers = [(await crm.get("/tokens/alice")).status_code for _ in range(len(hosts))]
-                replica.close()
-                await replica.wait_closed()
-                assert answers == [204, 204], host
+    async with (
+        proxy_before(tmp_path, {"broker": hosts}, port, listed=listed) as proxy,
+        client_of(proxy.internal_url) as crm,
+    ):
+        for host in hosts:
+            replica = await asyncio.start_server(answer, host, port)
+            answers = [(await crm.get("/tokens/alice")).status_code for _ in range(len(hosts))]
+            replica.close()
+            await replica.wait_closed()
+            assert answers == [204, 204], host

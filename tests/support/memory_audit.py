@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from service.core.audit import AuditEntry, AuditFilter
+from service.core.audit_store import AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 
 

@@ -9,18 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from service.core.audit import (
-    AT_ONCE,
-    MOST_HANDOUTS,
-    MOST_WAITING,
-    ROWS_AT_ONCE,
-    STRANGER,
-    Action,
-    Actor,
-    Audit,
-    AuditEntry,
-    acting,
-)
+from service.core.audit import AT_ONCE, MOST_HANDOUTS, MOST_WAITING, ROWS_AT_ONCE, STRANGER, Actor, Audit, acting
+from service.core.audit_store import Action, AuditEntry
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId
 from tests.support.memory_audit import MemoryAuditStore

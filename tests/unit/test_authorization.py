@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from service.core.audit import Action
+from service.core.audit_store import Action
 from service.core.authorization import Arrival, Departure
 from service.core.errors import (
     ApplicationNotFound,

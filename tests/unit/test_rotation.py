@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.core.audit import Action, Audit
+from service.core.audit import Audit
+from service.core.audit_store import Action
 from service.core.errors import KeyUnavailable, StoreUnavailable
 from service.core.model import GrantId
 from service.core.policy import Policy

@@ -14,7 +14,8 @@ from service.core.access.registration import (
     revocable_at_home,
     seal_registration,
 )
-from service.core.audit import Action, Audit
+from service.core.audit import Audit
+from service.core.audit_store import Action
 from service.core.clock import Clock
 from service.core.directory import ADMIN, Directory
 from service.core.errors import ApplicationNotFound, Conflict, InvalidRequest, ResourceNotFound, StoreUnavailable

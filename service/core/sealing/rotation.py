@@ -7,7 +7,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from service.core.audit import Action, Audit
+from service.core.audit import Audit
+from service.core.audit_store import Action
 from service.core.clock import Clock
 from service.core.errors import KeyUnavailable, StoreUnavailable
 from service.core.model import GrantId

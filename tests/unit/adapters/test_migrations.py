@@ -16,7 +16,7 @@ from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_health import DatabaseHealth
 from service.adapters.sql_migrations import Schema, alembic_config, migrate, schema_of
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
-from service.core.audit import Action, AuditEntry, AuditFilter
+from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.condition.health import Readiness
 from service.core.condition.skew import ClockSkew
 from service.core.errors import StoreUnavailable
