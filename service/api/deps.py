@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from service.core.audit import Actor, acting
-from service.core.directory import Identity, may_ask_for, needed_grant_type, require_scope
+from service.core.directory import Identity, may_ask_for, require_scope
 from service.core.errors import (
     ApplicationNotFound,
     InvalidApiKey,
@@ -19,7 +19,7 @@ from service.core.errors import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
-from service.core.model import COMPANY, Application, GrantId, Scope
+from service.core.model import COMPANY, Application, GrantId, Scope, needed_grant_type
 from service.core.names import MAX_USER_LENGTH, NAME_FORM, PERSON_FORM, USER_FORM, check_name, check_user
 from service.core.sealing.digests import secret_digest
 from service.core.services import Services

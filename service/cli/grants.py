@@ -9,9 +9,8 @@ from pydantic import ValidationError
 from service.api.schemas import GrantImport, grant_status
 from service.cli.running import USAGE, fail, print_table, read_secret, run_with_container
 from service.core.audit_store import Action
-from service.core.directory import needed_grant_type
 from service.core.errors import GrantNotFound
-from service.core.model import Application, Grant, GrantId, GrantState
+from service.core.model import Application, Grant, GrantId, GrantState, needed_grant_type
 from service.core.names import check_user
 from service.core.records import GrantFilter
 from service.lifecycle import Container

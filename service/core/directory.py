@@ -8,7 +8,7 @@ from service.core.access.directory_store import DirectoryStore
 from service.core.clock import Clock
 from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, ResourceNotFound, StoreUnavailable
-from service.core.model import Application, Caller, GrantId, GrantType, Scope
+from service.core.model import Application, Caller, GrantType, Scope
 from service.core.names import matches
 from service.core.policy import Policy
 from service.core.records import ApiKey, DirectoryRows
@@ -206,11 +206,6 @@ class Directory:
         if name is None:
             raise ApplicationNotFound(f"No application allows the grant type {grant_type}.")
         return name
-
-
-def needed_grant_type(user: str) -> GrantType:
-    """Which grant type serves *user*: the company itself by client credentials, everybody else by their own login."""
-    return GrantType.CLIENT_CREDENTIALS if GrantId("", user).is_company else GrantType.AUTHORIZATION_CODE
 
 
 def require_scope(caller: Caller, scope: Scope) -> None:

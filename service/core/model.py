@@ -15,6 +15,11 @@ class GrantType(StrEnum):
     AUTHORIZATION_CODE = "authorization_code"
 
 
+def needed_grant_type(user: str) -> GrantType:
+    """Which grant type serves *user*: the company itself by client credentials, everybody else by their own login."""
+    return GrantType.CLIENT_CREDENTIALS if user == COMPANY else GrantType.AUTHORIZATION_CODE
+
+
 class Scope(StrEnum):
     """What a caller may do with this broker; not to be confused with a token's scope upstream."""
 
@@ -89,7 +94,7 @@ class GrantId:
     @property
     def type(self) -> GrantType:
         """How its application gets tokens for it."""
-        return GrantType.CLIENT_CREDENTIALS if self.is_company else GrantType.AUTHORIZATION_CODE
+        return needed_grant_type(self.user)
 
 
 @dataclass(frozen=True, slots=True)

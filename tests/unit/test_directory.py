@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.directory import ADMIN, Directory, may_ask_for, needed_grant_type, require_scope
+from service.core.directory import ADMIN, Directory, may_ask_for, require_scope
 from service.core.errors import ApplicationNotFound, InvalidApiKey, NotAllowed, StoreUnavailable
-from service.core.model import COMPANY, Caller, GrantType, Scope
+from service.core.model import COMPANY, Caller, GrantType, Scope, needed_grant_type
 from service.core.policy import Policy
 from service.core.records import ApiKey, DirectoryRows
 from service.core.sealing.digests import secret_digest
