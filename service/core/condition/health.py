@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 
 from service.core.clock import Clock
@@ -39,7 +39,7 @@ class Health:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._checks: dict[str, Check] = {}
-        self._asked_at: datetime | None = None
+        self._asked_at: float | None = None
         self._parts: dict[str, PartHealth] = {}
 
     def register(self, name: str, check: Check) -> None:
@@ -52,8 +52,8 @@ class Health:
 
     async def parts(self) -> dict[str, PartHealth]:
         """Every part by name."""
-        now = self._clock.now()
-        if self._asked_at is None or now - self._asked_at >= KEPT:
+        now = self._clock.monotonic()
+        if self._asked_at is None or now - self._asked_at >= KEPT.total_seconds():
             answers = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
             self._parts, self._asked_at = dict(zip(self._checks, answers, strict=True)), now
         return self._parts
