@@ -12,6 +12,7 @@ from service.core.sealing.digests import fingerprint
 from service.lifecycle import Container
 
 APPLICATION = "default"
+MOST_SEALED = 10_000
 _FILL = text("""
 INSERT INTO grants (application, "user", state, generation, fingerprint, access_sealed, refresh_sealed, refresh_digest,
     spent_digests, imported_digests, obtained_at, renewed_at, issued_at, access_expires_at, due_at, renew_at,
@@ -57,9 +58,10 @@ def fill(url: str, made: Container, count: int, *, due: int = 0) -> list[str]:
     return users
 
 
-def _spread(count: int, most: int = 10_000) -> Iterator[int]:
-    """Up to *most* numbers below *count*, far apart."""
-    return (number * count // min(count, most) for number in range(min(count, most)))
+def _spread(count: int) -> Iterator[int]:
+    """Up to `MOST_SEALED` numbers below *count*, far apart."""
+    several = min(count, MOST_SEALED)
+    return (number * count // several for number in range(several))
 
 
 def _seal(engine: Engine, made: Container, users: Sequence[str]) -> None:

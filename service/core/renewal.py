@@ -17,10 +17,10 @@ from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import Force
 from service.core.redeeming import objections
-from service.core.redeeming.attempts import UNSEEN, Attempt, Ending, Observer, Origin
+from service.core.redeeming.attempts import Attempt, Ending, Observer, Origin
 from service.core.redeeming.breaker import Breaker
 from service.core.redeeming.redemption import Redeemer
-from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.steps import Step, Witness
 from service.core.sealing import digests
 from service.core.sealing.vault import Vault
 from service.core.singleflight import Flights
@@ -49,8 +49,8 @@ class Renewer:
         clock: Clock,
         policy: Policy,
         jitter: Callable[[], float],
-        witness: Witness = nobody,
-        observer: Observer = UNSEEN,
+        witness: Witness,
+        observer: Observer,
     ) -> None:
         self._grants, self._redeemer, self._vault, self._shared, self._local = grants, redeemer, vault, shared, local
         self._recovery, self._errands, self._breaker, self._skew = recovery, errands, breaker, skew

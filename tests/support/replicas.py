@@ -219,11 +219,11 @@ class House:
         assert found is not None
         return found
 
-    async def shared_token(self, grant: GrantId = ALICE) -> AccessToken | None:
-        """The token in the shared cache, opened."""
-        cached = await self.shared.get(grant)
+    async def shared_token(self) -> AccessToken | None:
+        """Alice's token in the shared cache, opened."""
+        cached = await self.shared.get(ALICE)
         vault = Vault(self.keyring, self.policy, lambda: self.jitter)
-        return vault.open_cached(grant, cached) if cached is not None else None
+        return vault.open_cached(ALICE, cached) if cached is not None else None
 
     async def stored(self, grant: GrantId = ALICE) -> tuple[AccessToken | None, str | None]:
         """The tokens in the row, opened."""

@@ -17,7 +17,7 @@ from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import EscrowEntry, Setback
 from service.core.redeeming.saving import Saver, Settlement, Verdict
-from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.steps import Step, Witness
 from service.core.sealing.vault import Vault
 from service.core.upkeep.errands import Errands
 
@@ -49,7 +49,7 @@ class Recovery:
         errands: Errands,
         clock: Clock,
         policy: Policy,
-        witness: Witness = nobody,
+        witness: Witness,
     ) -> None:
         self._grants, self._custody, self._saver, self._directory = grants, custody, saver, directory
         self._shared, self._vault, self._errands, self._clock = shared, vault, errands, clock

@@ -20,7 +20,7 @@ from service.core.ports import AuthorizationServer, Keyring, SealBroken
 from service.core.records import AuthorizationRequest
 from service.core.redeeming.refusals import RefusalGuard
 from service.core.redeeming.saving import Saver, Settlement, Verdict
-from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.steps import Step, Witness
 from service.core.redeeming.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
 from service.core.sealing.vault import Vault, verifier_place
 from service.core.singleflight import Flights, wait_for_flight
@@ -40,7 +40,7 @@ class CodeExchange:
         guard: RefusalGuard,
         clock: Clock,
         policy: Policy,
-        witness: Witness = nobody,
+        witness: Witness,
     ) -> None:
         self._server, self._vault, self._keyring = server, vault, keyring
         self._saver, self._guard = saver, guard

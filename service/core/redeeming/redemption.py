@@ -25,7 +25,7 @@ from service.core.redeeming.attempts import Attempt, Ending, ending_of_death
 from service.core.redeeming.breaker import Breaker
 from service.core.redeeming.refusals import RefusalGuard
 from service.core.redeeming.saving import Saver
-from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.steps import Step, Witness
 from service.core.redeeming.upstream import (
     RETRY_AFTER_MAX,
     Ambiguous,
@@ -63,7 +63,7 @@ class Redeemer:
         policy: Policy,
         jitter: Callable[[], float],
         count_lost: Callable[[str], None],
-        witness: Witness = nobody,
+        witness: Witness,
     ) -> None:
         self._grants, self._queue, self._server, self._vault, self._saver = grants, queue, server, vault, saver
         self._errands, self._breaker, self._guard, self._shutdown = errands, breaker, guard, shutdown

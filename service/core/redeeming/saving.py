@@ -24,7 +24,7 @@ from service.core.model import (
 from service.core.policy import Policy
 from service.core.ports import AuthorizationStore, GrantStore, TokenCache
 from service.core.redeeming.attempts import Attempt, Ending
-from service.core.redeeming.steps import Step, Witness, nobody
+from service.core.redeeming.steps import Step, Witness
 from service.core.sealing.vault import Vault
 from service.core.singleflight import wait_for_flight
 from service.core.upkeep.errands import RETRY_FIRST, until_stored
@@ -78,7 +78,7 @@ class Saver:
         revoker: Revoker,
         clock: Clock,
         policy: Policy,
-        witness: Witness = nobody,
+        witness: Witness,
     ) -> None:
         self._grants, self._requests, self._vault, self._custody = grants, requests, vault, custody
         self._shared, self._local, self._revoker = shared, local, revoker

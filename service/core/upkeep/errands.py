@@ -45,9 +45,7 @@ class Errands:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def run_twice(
-        self, what: str, store: Callable[[], Awaitable[object]], *, then: Callable[[], object] = lambda: None
-    ) -> None:
+    def run_twice(self, what: str, store: Callable[[], Awaitable[object]]) -> None:
         """As `run`, and once more when a database that did not answer has had the time to do what it was asked.
 
         For undoing what may have been done, or may yet be, without our knowing.
@@ -57,7 +55,6 @@ class Errands:
             await store()
             await self._clock.sleep(LATE_COMMIT)
             await store()
-            then()
 
         self.run(what, both)
 
