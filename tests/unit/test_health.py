@@ -1,5 +1,6 @@
 """Whether this process should get requests, as its parts say."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -42,3 +43,22 @@ async def test_an_answer_is_kept_for_a_second_whatever_is_done_to_the_clock(by: 
     clock.advance(KEPT)
     await health.parts()
     assert asked == 2
+
+
+async def test_a_crowd_that_asks_at_once_costs_each_part_one_question() -> None:
+    asked, gate = 0, asyncio.Event()
+
+    async def check() -> PartHealth:
+        nonlocal asked
+        asked += 1
+        await gate.wait()
+        return READY
+
+    health = Health(FakeClock())
+    health.register("part", check)
+    crowd = [asyncio.create_task(health.parts()) for _ in range(100)]
+    await asyncio.sleep(0)
+    crowd[0].cancel()
+    gate.set()
+    assert await asyncio.gather(*crowd[1:]) == [{"part": READY}] * 99
+    assert asked == 1

@@ -7,6 +7,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from service.core.clock import Clock
+from service.core.singleflight import Flights
 
 PATIENCE = timedelta(milliseconds=500)
 KEPT = timedelta(seconds=1)
@@ -34,13 +35,17 @@ Check = Callable[[], Awaitable[PartHealth]]
 
 
 class Health:
-    """Asks every part itself, each at most half a second, and keeps the answers for at most one."""
+    """Asks every part itself, each at most half a second, and keeps the answers for at most one.
+
+    However many want to know at once, each part is asked once: anybody may ask, and the database has other work.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._checks: dict[str, Check] = {}
         self._asked_at: float | None = None
         self._parts: dict[str, PartHealth] = {}
+        self._rounds: Flights[None, None] = Flights()
 
     def register(self, name: str, check: Check) -> None:
         self._checks[name] = check
@@ -54,9 +59,13 @@ class Health:
         """Every part by name."""
         now = self._clock.monotonic()
         if self._asked_at is None or now - self._asked_at >= KEPT.total_seconds():
-            answers = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
-            self._parts, self._asked_at = dict(zip(self._checks, answers, strict=True)), now
+            asking, _ = self._rounds.join(None, lambda: self._ask_all(now))
+            await asyncio.shield(asking)
         return self._parts
+
+    async def _ask_all(self, now: float) -> None:
+        answers = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
+        self._parts, self._asked_at = dict(zip(self._checks, answers, strict=True)), now
 
     @staticmethod
     async def _ask(check: Check) -> PartHealth:
