@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from service.api.deps import Whoever
 from service.api.paging import PageQuery, read_cursor, write_cursor
 from service.core.directory import Identity, require_scope
-from service.core.errors import InvalidRequest
 from service.core.model import Application, Caller, Scope
 from service.core.names import NAME_FORM, check_name
 
@@ -48,12 +47,7 @@ async def named(identity: Whoever, name: PathName, _query: Annotated[NoQuery, Qu
 
 async def listed(identity: Whoever, query: Annotated[PageQuery, Query()]) -> tuple[str, int]:
     """The name after which the page begins, and how long the page may be."""
-    after = ""
-    if query.cursor is not None:
-        try:
-            after = check_name(read_cursor(query.cursor, 1)[0])
-        except InvalidRequest:
-            raise InvalidRequest("The cursor is not one of ours.") from None
+    after = "" if query.cursor is None else read_cursor(query.cursor, 1, check_name)
     require_scope(identity.caller, Scope.ADMIN)
     return after, query.limit
 

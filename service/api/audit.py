@@ -12,7 +12,6 @@ from service.api.paging import PageQuery, read_cursor, write_cursor
 from service.api.schemas import Instant, example, examples_of
 from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.directory import require_scope
-from service.core.errors import InvalidRequest
 from service.core.model import Scope
 from service.core.names import MAX_USER_LENGTH
 
@@ -89,7 +88,7 @@ async def wanted(
     which = AuditFilter(
         _instant(query.since), _instant(query.until), query.caller, query.application, query.user, query.action
     )
-    after = None if query.cursor is None else _read(query.cursor)
+    after = None if query.cursor is None else read_cursor(query.cursor, 2, _place)
     require_scope(identity.caller, Scope.ADMIN)
     return which, after, query.limit
 
@@ -123,12 +122,8 @@ def _instant(given: datetime | None) -> datetime | None:
     return max(_EARLIEST, aware)
 
 
-def _read(cursor: str) -> tuple[datetime, str]:
-    at, id_ = read_cursor(cursor, 2)
-    try:
-        instant = datetime.fromisoformat(at)
-    except ValueError:
-        raise InvalidRequest("The cursor is not one of ours.") from None
+def _place(at: str, id_: str) -> tuple[datetime, str]:
+    instant = datetime.fromisoformat(at)
     if instant.tzinfo is None or not _ID.fullmatch(id_):
-        raise InvalidRequest("The cursor is not one of ours.")
+        raise ValueError
     return max(_EARLIEST, instant), id_

@@ -28,7 +28,7 @@ from service.api.schemas import (
     grant_status,
 )
 from service.core.directory import require_scope
-from service.core.errors import GrantNotFound, InvalidRequest, NotAllowed
+from service.core.errors import GrantNotFound, NotAllowed
 from service.core.model import GrantId, GrantState, Scope
 from service.core.names import check_name, check_user, matches
 from service.core.records import GrantFilter
@@ -74,7 +74,7 @@ async def invite_user(
 @router.get("/grants", operation_id="list_grants", summary="The grants that you may ask for")
 async def list_grants(house: House, identity: Whoever, query: Annotated[GrantQuery, Query()]) -> GrantPage:
     """A page of grants in the order of application and user. Only grants that your patterns cover are shown."""
-    caller, after = identity.caller, _after(query.cursor)
+    caller, after = identity.caller, None if query.cursor is None else read_cursor(query.cursor, 2, _grant)
     if query.application is not None:
         check_name(query.application)
     require_scope(caller, Scope.GRANTS)
@@ -136,11 +136,5 @@ async def revoke_grant(house: House, target: GrantTarget) -> Revocation:
     return Revocation(state=GrantState.REVOKED, upstream=upstream)
 
 
-def _after(cursor: str | None) -> GrantId | None:
-    if cursor is None:
-        return None
-    application, user = read_cursor(cursor, 2)
-    try:
-        return GrantId(check_name(application), check_user(user))
-    except InvalidRequest:
-        raise InvalidRequest("The cursor is not one of ours.") from None
+def _grant(application: str, user: str) -> GrantId:
+    return GrantId(check_name(application), check_user(user))

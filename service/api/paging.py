@@ -2,12 +2,14 @@
 
 import base64
 import json
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.core.errors import InvalidRequest
+
+T = TypeVar("T")
 
 Cursor = Annotated[str | None, Field(max_length=2048, description="`next_cursor` of the page before")]
 Limit = Annotated[int, Field(ge=1, le=500, description="How many at most")]
@@ -27,17 +29,16 @@ def write_cursor(last: Sequence[str]) -> str:
     return base64.urlsafe_b64encode(json.dumps(list(last)).encode()).decode()
 
 
-def read_cursor(cursor: str, parts: int) -> list[str]:
-    """What `write_cursor` was given; the caller judges each of the *parts* strings.
+def read_cursor(cursor: str, parts: int, read: Callable[..., T]) -> T:
+    """What *read* makes of the *parts* strings that `write_cursor` was given; it raises for those that are not ours.
 
     Raises:
         InvalidRequest: it is not one of ours.
     """
-    wrong = InvalidRequest("The cursor is not one of ours.")
     try:
         last = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-    except (ValueError, RecursionError):
-        raise wrong from None
-    if not isinstance(last, list) or len(last) != parts or not all(isinstance(part, str) for part in last):
-        raise wrong
-    return last
+        if isinstance(last, list) and len(last) == parts and all(isinstance(part, str) for part in last):
+            return read(*last)
+    except (ValueError, RecursionError, InvalidRequest):
+        pass
+    raise InvalidRequest("The cursor is not one of ours.")
