@@ -17,7 +17,8 @@ SERVED = "served"
 NOWHERE = "none"
 """The source of a token that was not handed out."""
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # else every counter and histogram has a gauge beside it that says when it began
+# Else every counter and histogram has a gauge beside it that says when it began.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Samples = Iterable[tuple[Sequence[str], float]]
 
