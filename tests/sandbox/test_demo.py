@@ -7,12 +7,15 @@ import signal
 import socket
 import sys
 
+import pytest
+
 from tests.house.tree import ROOT
 from tests.support.ports import free_ports
 
 PATIENCE_SECONDS = 60
 
 
+@pytest.mark.crash
 async def test_a_demo_that_is_told_to_end_again_and_again_ends_once_and_leaves_nothing() -> None:
     port = free_ports(2)
     demo = await asyncio.create_subprocess_exec(
