@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import functools
-import os
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -15,7 +13,6 @@ from sqlalchemy import (
     Table,
     bindparam,
     cast,
-    event,
     exc,
     extract,
     func,
@@ -23,23 +20,17 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.util import await_only
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from service.adapters.sql_engines import DEADLINE, postgresql_engine, sqlite_engine
 from service.adapters.tables import from_micros, to_micros
 from service.core.clock import Clock
 from service.core.condition.bypass import Bypass
 from service.core.errors import StoreUnavailable
 
-SQLITE_BUSY_TIMEOUT = timedelta(seconds=5)
-DEADLINE = timedelta(seconds=2)
-"""How long one operation may keep PostgreSQL before it counts as hung, waiting for locks included."""
-
 SCAN_DEADLINE = DEADLINE / 2
 """Less than that of all else: a table too large to be looked through must not pass for a database that hangs."""
 
-_WAL_PAUSE = timedelta(milliseconds=20)
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 _FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
 _FORBIDDEN = "42501"  # insufficient privilege
@@ -72,7 +63,7 @@ class Database:
         self._write_turn = asyncio.Lock()
         self._slots = asyncio.Semaphore(pool_size)
         self._abandoned: set[asyncio.Task[Any]] = set()
-        self.engine: AsyncEngine = _sqlite(parsed, pool_size) if self.is_sqlite else _postgresql(parsed, pool_size)
+        self.engine: AsyncEngine = (sqlite_engine if self.is_sqlite else postgresql_engine)(parsed, pool_size)
 
     @property
     def is_bypassed(self) -> bool:
@@ -222,38 +213,6 @@ def guarded(
     return call
 
 
-def _sqlite(url: URL, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        hide_parameters=True,
-        connect_args={"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()},
-    )
-    event.listen(engine.sync_engine, "do_connect", _make_private)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _postgresql(url: URL, pool_size: int) -> AsyncEngine:
-    """READ COMMITTED by name; the server gives up as early as we do, and a vanished host is noticed."""
-    deadline = int(DEADLINE.total_seconds() * 1000)
-    options = (
-        f"-c statement_timeout={deadline} -c lock_timeout={deadline // 2} -c idle_in_transaction_session_timeout=10000"
-    )
-    return create_async_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=DEADLINE.total_seconds(),
-        pool_recycle=1800,
-        isolation_level="READ COMMITTED",
-        hide_parameters=True,
-        connect_args={"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 30, "options": options},
-    )
-
-
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -270,37 +229,3 @@ def _translated() -> Iterator[None]:
         if failure.connection_invalidated or foreign_schema or damaged_file:
             raise StoreUnavailable from None
         raise
-
-
-def _make_private(_dialect: object, _record: object, where: Sequence[Any], options: Mapping[str, Any]) -> None:
-    """A new file is nobody else's to read, whatever the umask; SQLite gives those beside it the same mode."""
-    if not options.get("uri"):
-        os.close(os.open(where[0], os.O_RDONLY | os.O_CREAT, 0o600))
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Readers beside one writer (WAL), every commit on the disk before it counts, and no hidden BEGIN of the driver."""
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    _switch_to_wal(cursor)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _switch_to_wal(cursor: Any) -> None:
-    """Brokers that start at once on a new file meet here, and SQLite waits for every lock but this one."""
-    for tries_left in reversed(range(SQLITE_BUSY_TIMEOUT // _WAL_PAUSE)):
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError as error:
-            if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-        await_only(asyncio.sleep(_WAL_PAUSE.total_seconds()))
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    """A write takes the lock at once: a deferred one that read first would fail where it should wait."""
-    if connection.get_execution_options().get("broker_writes"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
