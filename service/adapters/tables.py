@@ -33,6 +33,10 @@ def _partial(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
+DOUBTFUL = "state <> 'connected' OR refresh_sealed IS NULL"
+"""Every grant that may be shown as anything but connected: the few that a listing of those looks through."""
+
+
 class GrantRow(SQLModel, table=True):
     """One (application, user). `attempt_id` to `lease_until` are the claim; they stay when an attempt never ended.
 
@@ -51,6 +55,7 @@ class GrantRow(SQLModel, table=True):
         ),
         Index("ix_grants_census", "application", "state", "refresh_expires_at", "renew_at", "generation"),
         _partial("ix_grants_revocations", "retry_at", where="upstream_revocation = 'pending'"),
+        _partial("ix_grants_doubtful", "application", "user", where=DOUBTFUL),
     )
 
     application: str = Field(primary_key=True, sa_type=NAME)

@@ -292,6 +292,18 @@ async def test_a_page_from_the_middle_of_thousands_reads_on_from_there(crowded: 
     assert "TEMP B-TREE" not in found
 
 
+@pytest.mark.parametrize("application", [None, "versature"])
+@pytest.mark.parametrize("state", [GrantState.REVOKED, GrantState.REAUTHORIZATION_REQUIRED])
+async def test_a_page_of_those_who_are_not_connected_reads_no_thousands_of_others(
+    crowded: Database, state: GrantState, application: str | None
+) -> None:
+    which = GrantFilter(state=state, application=application)
+    with watched(crowded) as seen:
+        page = await SqlGrantStore(crowded).page(which, after=None, limit=50, now=NOW)
+    assert len(page) == (10 if state is GrantState.REVOKED else 0)
+    assert_by_index(await plan(crowded, seen), "ix_grants_doubtful")
+
+
 @pytest.mark.parametrize("which", [{}, {"caller": "caller 1"}, {"user": "user 17"}, {"action": Action.REFUSED}])
 async def test_the_audit_among_thousands_is_read_and_forgotten_along_an_index(
     crowded: Database, which: dict[str, Any]
