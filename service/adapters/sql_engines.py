@@ -1,6 +1,7 @@
 """Engines: how connections to SQLite and PostgreSQL are made, and how their transactions begin."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -53,9 +54,13 @@ def postgresql_engine(url: URL, pool_size: int) -> AsyncEngine:
 
 
 def _make_private(_dialect: object, _record: object, where: Sequence[Any], options: Mapping[str, Any]) -> None:
-    """A new file is nobody else's to read, whatever the umask; SQLite gives those beside it the same mode."""
+    """A new file is nobody else's to read, whatever the umask; SQLite gives those beside it the same mode.
+
+    A file that is there is never opened here: closing it again would end all locks that this process has on it.
+    """
     if not options.get("uri"):
-        os.close(os.open(where[0], os.O_RDONLY | os.O_CREAT, 0o600))
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(where[0], os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

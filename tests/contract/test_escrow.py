@@ -462,21 +462,21 @@ def test_a_disk_that_takes_only_half_keeps_what_was_there_and_no_half(folder: Pa
 
 @every_method
 def test_a_disk_that_hangs_hangs_nobody(folder: Path, ask: Callable[[Escrow], Awaitable[object]]) -> None:
-    released = threading.Event()
+    released, threads = threading.Event(), ThreadPoolExecutor(1)
 
     async def try_it() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        hanging = loop.run_in_executor(None, released.wait)
-        try:
-            with pytest.raises(EscrowUnavailable, match="TimeoutError"):
-                await ask(SpoolEscrow(folder))
-        finally:
-            released.set()
-            hanging.cancel()
+        asyncio.get_running_loop().set_default_executor(threads)
+        with pytest.raises(EscrowUnavailable, match="TimeoutError"):
+            await ask(SpoolEscrow(folder))
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(try_it())
+    threads.submit(released.wait)
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(try_it())
+    finally:
+        released.set()
+        threads.shutdown()
+        loop.close()
 
 
 async def test_two_processes_share_one_spool(folder: Path) -> None:

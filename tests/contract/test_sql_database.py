@@ -321,6 +321,23 @@ async def test_a_new_file_is_nobody_elses_to_read(tmp_path: Path, clock: FakeClo
     assert found == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
 
 
+async def test_another_process_that_comes_and_goes_leaves_the_journal_where_it_is(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """POSIX locks end with any descriptor of the file that is closed: then the other would think that it was alone."""
+    file, journal = tmp_path / "shared.db", tmp_path / "shared.db-wal"
+    visit = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM things'); c.close()"
+    async with opened(sqlite_url(file), clock) as database:
+        async with database.write() as connection:
+            await connection.exec_driver_sql("CREATE TABLE things (name)")
+        async with database.read(), database.read():  # the second connection is made beside the first
+            before = journal.stat().st_ino
+            visitor = await asyncio.create_subprocess_exec(sys.executable, "-c", visit, file)
+            assert await visitor.wait() == 0
+            assert journal.exists()
+            assert journal.stat().st_ino == before
+
+
 def modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
