@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import tempfile
 from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +27,7 @@ from service.core.sealing.digests import secret_digest
 from service.lifecycle import Container
 from service.main import create_app
 from service.telemetry import Metrics
+from tests.contract.databases import migrated_file
 from tests.support.brokers import KEY, Broker, client_of, environment, settings_from
 from tests.support.clock import FakeClock
 from tests.support.versatures import Versature, versature_here
@@ -109,6 +112,13 @@ class Front:
             aside.rename(self.database)
 
 
+@functools.cache
+def _migrated() -> bytes:
+    """An empty database with all its tables: migrating one takes longer than many a test."""
+    with tempfile.TemporaryDirectory() as folder:
+        return migrated_file(Path(folder)).read_bytes()
+
+
 @contextlib.asynccontextmanager
 async def front_in(folder: Path, **settings: str) -> AsyncIterator[Front]:
     """A broker with its database in *folder* and *settings* of its own.
@@ -116,6 +126,7 @@ async def front_in(folder: Path, **settings: str) -> AsyncIterator[Front]:
     `{versature}` in a setting stands for the sandbox's address.
     """
     clock, variables = FakeClock(), environment(folder, "http://unset")
+    (folder / "broker.db").write_bytes(await asyncio.to_thread(_migrated))
     origin = settings.get("BROKER_PUBLIC_URL", f"http://127.0.0.1:{variables['BROKER_PORT']}").rstrip("/")
     async with versature_here(clock, [f"{origin}/oauth/callback"]) as versature:
         variables |= {
