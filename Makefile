@@ -44,7 +44,9 @@ test-browser: $(DEV)  ## the connect flow in a real Chromium
 test-crash: $(DEV)  ## the crash matrix, alert drills and all that takes long: processes killed, servers lost, answers dropped
 	@$(call fetch,promtool,prometheus) \
 		|| echo "without promtool the alert drills are skipped (Debian: apt-get install prometheus)" >&2
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m crash || { [ $$? = 1 ] \
+		&& echo "once more, without a crowd: here real processes have to meet at real moments" >&2 \
+		&& $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m crash; }
 
 bench: $(DEV)  ## every performance budget, measured (about eight minutes; use an idle machine)
 	@$(BIN)/python -m bench
