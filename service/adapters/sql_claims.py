@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, case, or_, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from service.adapters.sql_grant_rows import IS_NAMED, spelt_out, told
+from service.adapters.sql_grant_rows import GRANT_COLUMNS, IS_NAMED, spelt_out, told
 from service.adapters.tables import grants
 from service.core.model import GrantState
 
@@ -29,7 +29,7 @@ def claim_of_one(now: ColumnElement[int], *, company: bool, forced: bool) -> Ret
     if forced:
         conditions.append(or_(_columns.forced_until.is_(None), _columns.forced_until <= now))
         values |= {column: told(column) for column in ("forced_until", "forced_interval")}
-    return update(grants).where(*conditions).values(values).returning(*_columns)
+    return update(grants).where(*conditions).values(values).returning(*GRANT_COLUMNS)
 
 
 def is_free(

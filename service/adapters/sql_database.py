@@ -75,9 +75,6 @@ class Database:
         """A connection on which every statement sees what is committed when it runs."""
         with _translated():
             async with self.engine.connect() as connection:
-                if not self.is_sqlite:
-                    # SQLite's connections never begin by themselves (see below), and must not be told to again.
-                    await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
     @contextlib.asynccontextmanager
@@ -103,8 +100,16 @@ class Database:
             async with turn, self.engine.connect() as connection:
                 if self.is_sqlite:
                     await connection.execution_options(broker_writes=True)
+                else:
+                    await connection.execution_options(isolation_level="READ COMMITTED")
                 async with connection.begin():
                     yield connection
+
+    @contextlib.asynccontextmanager
+    async def write_once(self) -> AsyncIterator[AsyncConnection]:
+        """As `write`, for one statement: PostgreSQL commits it by itself, which spares two round trips of three."""
+        async with self.write() if self.is_sqlite else self.read() as connection:
+            yield connection
 
     async def guard(self, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do *operation* within the deadline; a database that broke it is left alone until a probe succeeds.

@@ -36,7 +36,10 @@ def sqlite_engine(url: URL, pool_size: int) -> AsyncEngine:
 
 
 def postgresql_engine(url: URL, pool_size: int) -> AsyncEngine:
-    """READ COMMITTED by name; the server gives up as early as we do, and a vanished host is noticed."""
+    """Each statement is committed by itself unless a transaction is begun.
+
+    The server gives up as early as we do, and a vanished host is noticed.
+    """
     deadline = int(DEADLINE.total_seconds() * 1000)
     options = (
         f"-c statement_timeout={deadline} -c lock_timeout={deadline // 2} -c idle_in_transaction_session_timeout=10000"
@@ -47,7 +50,8 @@ def postgresql_engine(url: URL, pool_size: int) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=DEADLINE.total_seconds(),
         pool_recycle=1800,
-        isolation_level="READ COMMITTED",
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
         hide_parameters=True,
         connect_args={"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 30, "options": options},
     )

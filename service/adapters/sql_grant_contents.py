@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.adapters.sql_database import Database
 from service.adapters.sql_grant_rows import (
     FRESH_START,
+    GRANT_COLUMNS,
     IS_NAMED,
     NO_CLAIM,
     NO_REFUSALS,
@@ -28,8 +29,9 @@ DIGEST_LENGTH = 32
 REMEMBERED_SPENT = 64
 REMEMBERED_IMPORTED = 16
 _columns = grants.c
-_ROW = select(grants).where(IS_NAMED)
-_LOCKED_ROW = _ROW.with_for_update()
+_GRANT = select(*GRANT_COLUMNS).where(IS_NAMED)
+_LOCKED_GRANT = _GRANT.with_for_update()
+_LOCKED_ROW = select(grants).where(IS_NAMED).with_for_update()
 
 
 async def ensure_row(database: Database, connection: AsyncConnection, grant: GrantId) -> None:
@@ -47,14 +49,14 @@ async def locked_row(database: Database, connection: AsyncConnection, grant: Gra
 
 async def fetch(connection: AsyncConnection, grant: GrantId, *, for_update: bool = False) -> Grant | None:
     """The grant, if it has a row."""
-    rows = await connection.execute(_LOCKED_ROW if for_update else _ROW, naming(grant))
+    rows = await connection.execute(_LOCKED_GRANT if for_update else _GRANT, naming(grant))
     row = rows.one_or_none()
     return to_grant(row) if row is not None else None
 
 
 async def change(connection: AsyncConnection, grant: GrantId, values: Mapping[str, Any]) -> Grant:
     """Write *values* into a row that is there."""
-    rows = await connection.execute(update(grants).where(is_grant(grant)).values(values).returning(*_columns))
+    rows = await connection.execute(update(grants).where(is_grant(grant)).values(values).returning(*GRANT_COLUMNS))
     return to_grant(rows.one())
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, literal_column, or_, select, tuple_
 
+from service.adapters.sql_grant_rows import GRANT_COLUMNS
 from service.adapters.sql_patterns import covers
 from service.adapters.tables import DOUBTFUL, grants, to_micros
 from service.core.model import COMPANY, GrantId, GrantState
@@ -28,7 +29,7 @@ def listing(which: GrantFilter, after: GrantId | None, limit: int, now: datetime
         conditions.append(covers(which.applications, _columns.application, sqlite=sqlite))
     if after is not None:
         conditions.append(tuple_(_columns.application, _columns.user) > (after.application, after.user))
-    return select(grants).where(*conditions).order_by(_columns.application, _columns.user).limit(limit)
+    return select(*GRANT_COLUMNS).where(*conditions).order_by(_columns.application, _columns.user).limit(limit)
 
 
 def _standing(now: int) -> ColumnElement[str]:

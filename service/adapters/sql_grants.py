@@ -98,7 +98,7 @@ class SqlGrantStore:
             "lease": lease // MICROSECOND,
             "takeover": takeover // MICROSECOND,
         }
-        async with self._database.write() as connection:
+        async with self._database.write_once() as connection:
             rows = await connection.execute(self._claims[grant.is_company, force is not None], parameters)
             row = rows.one_or_none()
         return to_grant(row) if row is not None else None
@@ -109,7 +109,7 @@ class SqlGrantStore:
     ) -> bool:
         values = {**token_values(tokens), "saved_attempt_id": attempt_id, "renewed_at": to_micros(at)}
         parameters = {**naming(grant), **telling(values), "at_generation": generation}
-        async with self._database.write() as connection:
+        async with self._database.write_once() as connection:
             result = await connection.execute(_RENEWALS[tokens.refresh_digest is not None], parameters)
             return result.rowcount == 1
 
@@ -230,6 +230,6 @@ class SqlGrantStore:
             return [to_grant(row) for row in rows]
 
     async def _update(self, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> bool:
-        async with self._database.write() as connection:
+        async with self._database.write_once() as connection:
             result = await connection.execute(update(grants).where(*conditions).values(values))
             return result.rowcount == 1

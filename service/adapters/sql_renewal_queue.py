@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.adapters.sql_claims import claim_values
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_due import forgotten, longest_due, may_be_claimed
-from service.adapters.sql_grant_rows import MICROSECOND, NO_CLAIM, among, is_now, spelt_out, to_grant
+from service.adapters.sql_grant_rows import GRANT_COLUMNS, MICROSECOND, NO_CLAIM, among, is_now, spelt_out, to_grant
 from service.adapters.sql_pace import end_turn, take_turn
 from service.adapters.tables import grants, to_micros
 from service.core.model import COMPANY, Grant, GrantId, GrantState, UpstreamRevocation
@@ -185,7 +185,7 @@ async def _change(
     """Write *values* where *still* holds; the rows as they stand then."""
     if not chosen:
         return {}
-    changed = update(grants).where(among(chosen), still).values(values).returning(*_columns)
+    changed = update(grants).where(among(chosen), still).values(values).returning(*GRANT_COLUMNS)
     return {_id(row): to_grant(row) for row in await connection.execute(changed)}
 
 

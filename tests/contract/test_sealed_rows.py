@@ -228,7 +228,7 @@ async def test_two_that_write_at_once_write_every_secret_once(stores: Stores, ki
 
 
 async def test_postgresql_does_not_wait_for_a_row_that_somebody_else_is_writing(postgres_url: str) -> None:
-    async with postgres_tables(postgres_url, FakeClock()) as database, database.engine.connect() as other:
+    async with postgres_tables(postgres_url, FakeClock()) as database:
         rows = SqlSealedRows(database)
         async with database.write() as connection:
             await connection.execute(
@@ -239,9 +239,9 @@ async def test_postgresql_does_not_wait_for_a_row_that_somebody_else_is_writing(
                     " ('v', 'bob', 'connected', 1, 'f', '', '', 0, 'old')"
                 )
             )
-        await other.execute(text("UPDATE grants SET failures = 1 WHERE \"user\" = 'alice'"))
         changes = [Resealed(("v", user), b"old", b"anew") for user in ("alice", "bob")]
-        async with asyncio.timeout(0.5):
-            assert await rows.replace(Kind.REFRESH_TOKEN, changes) == 1
-        await other.rollback()
+        async with database.write() as other:
+            await other.execute(text("UPDATE grants SET failures = 1 WHERE \"user\" = 'alice'"))
+            async with asyncio.timeout(0.5):
+                assert await rows.replace(Kind.REFRESH_TOKEN, changes) == 1
         assert await rows.replace(Kind.REFRESH_TOKEN, changes) == 1
