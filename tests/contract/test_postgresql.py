@@ -80,6 +80,25 @@ async def test_a_hundred_claims_at_once_are_won_once_each(url: str, database: Da
     await second.close()
 
 
+async def test_a_write_is_seen_whole_or_not_at_all(url: str, database: Database) -> None:
+    grants, grant = SqlGrantStore(database), GrantId("whole", "alice")
+    await connected(grants, grant)
+    other = Database(url, pool_size=1, clock=FakeClock())
+
+    async def deleted_midway() -> None:
+        async with database.write() as connection:
+            await connection.execute(text("DELETE FROM grants WHERE application = 'whole'"))
+            assert await SqlGrantStore(other).get(grant)
+            raise RuntimeError("midway")
+
+    for _ in range(2):  # on the same connection, which has written by single statements meanwhile
+        with pytest.raises(RuntimeError, match="midway"):
+            await deleted_midway()
+        await grants.release(grant, attempt_id="nobody's")
+    assert await SqlGrantStore(other).get(grant)
+    await other.close()
+
+
 async def test_the_background_never_waits_for_a_grant_that_somebody_else_has_locked(database: Database) -> None:
     grants, queue = SqlGrantStore(database), SqlRenewalQueue(database)
     for user in ("alice", "bob"):
