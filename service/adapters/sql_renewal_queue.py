@@ -107,18 +107,18 @@ class SqlRenewalQueue:
 
     async def _look(self, due: Due, takeover: timedelta) -> tuple[bool, bool]:
         """Whether there is something to claim, and something to park."""
-        now = await self._present()
-        ways = [way.with_only_columns(_columns.user) for way in longest_due(due, now, takeover)]
-        parked = select(_columns.user).where(forgotten(due, now)).order_by(_columns.renew_at)
-        # Ordered, so that the planner takes the index even where it believes that any row will do.
-        firsts = [wanted.limit(1).scalar_subquery() for wanted in (*ways, parked)]
         async with self._database.read() as connection:
+            now = await self._present(connection)
+            ways = [way.with_only_columns(_columns.user) for way in longest_due(due, now, takeover)]
+            parked = select(_columns.user).where(forgotten(due, now)).order_by(_columns.renew_at)
+            # Ordered, so that the planner takes the index even where it believes that any row will do.
+            firsts = [wanted.limit(1).scalar_subquery() for wanted in (*ways, parked)]
             *found, idle = (await connection.execute(select(*firsts))).one()
         return any(user is not None for user in found), idle is not None
 
     async def _park(self, due: Due) -> None:
-        idle = forgotten(due, await self._present())
         async with self._database.write() as connection:
+            idle = forgotten(due, await self._present(connection))
             rows = await _lock(connection, _keys.where(idle).order_by(_columns.renew_at).limit(PARKED_BATCH))
             if rows:
                 found = among(map(_id, rows))
@@ -147,12 +147,11 @@ class SqlRenewalQueue:
                 found = among(map(_id, rows))
                 await connection.execute(update(grants).where(found, worth_it).values(values))
 
-    async def _present(self) -> ColumnElement[int]:
+    async def _present(self, connection: AsyncConnection) -> ColumnElement[int]:
         """The present as a value that the planner sees: of a subquery it believes that a third of all rows is due."""
         if self._database.is_sqlite:
             return self._database.now()
-        async with self._database.read() as connection:
-            return literal((await connection.execute(select(self._database.now()))).scalar_one(), BigInteger)
+        return literal((await connection.execute(select(self._database.now()))).scalar_one(), BigInteger)
 
     def _instant(self) -> ColumnElement[int]:
         """The present as one value per statement: no index can be searched for a clock that moves meanwhile."""
