@@ -98,16 +98,16 @@ class Database:
         turn = self._write_turn if self.is_sqlite else contextlib.nullcontext()
         with _translated():
             async with turn, self.engine.connect() as connection:
-                if self.is_sqlite:
-                    await connection.execution_options(broker_writes=True)
-                else:
-                    await connection.execution_options(isolation_level="READ COMMITTED")
+                await connection.execution_options(broker_writes=True)
                 async with connection.begin():
                     yield connection
 
     @contextlib.asynccontextmanager
     async def write_once(self) -> AsyncIterator[AsyncConnection]:
-        """As `write`, for one statement: PostgreSQL commits it by itself, which spares two round trips of three."""
+        """For one statement that may come late: PostgreSQL commits it by itself, which spares two round trips of three.
+
+        Nothing that happens after it undoes it, and one that a hung server was sent counts when the server goes on.
+        """
         async with self.write() if self.is_sqlite else self.read() as connection:
             yield connection
 

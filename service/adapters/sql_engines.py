@@ -36,25 +36,24 @@ def sqlite_engine(url: URL, pool_size: int) -> AsyncEngine:
 
 
 def postgresql_engine(url: URL, pool_size: int) -> AsyncEngine:
-    """Each statement is committed by itself unless a transaction is begun.
-
-    The server gives up as early as we do, and a vanished host is noticed.
-    """
+    """READ COMMITTED by name; the server gives up as early as we do, and a vanished host is noticed."""
     deadline = int(DEADLINE.total_seconds() * 1000)
     options = (
         f"-c statement_timeout={deadline} -c lock_timeout={deadline // 2} -c idle_in_transaction_session_timeout=10000"
+        r" -c default_transaction_isolation=read\ committed"
     )
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=DEADLINE.total_seconds(),
         pool_recycle=1800,
         isolation_level="AUTOCOMMIT",
-        skip_autocommit_rollback=True,
         hide_parameters=True,
         connect_args={"connect_timeout": 2, "tcp_user_timeout": 10_000, "keepalives_idle": 30, "options": options},
     )
+    event.listen(engine.sync_engine, "begin", _begin_postgresql)
+    return engine
 
 
 def _make_private(_dialect: object, _record: object, where: Sequence[Any], options: Mapping[str, Any]) -> None:
@@ -87,6 +86,15 @@ def _switch_to_wal(cursor: Any) -> None:
             if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
         await_only(asyncio.sleep(_WAL_PAUSE.total_seconds()))
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """By hand, not by switching autocommit off for a while: cancelled in between, a connection would stay switched.
+
+    A single statement on it would later be believed committed, and be taken back.
+    """
+    if connection.get_execution_options().get("broker_writes"):
+        connection.exec_driver_sql("BEGIN")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -230,6 +230,6 @@ class SqlGrantStore:
             return [to_grant(row) for row in rows]
 
     async def _update(self, values: Mapping[str, Any], *conditions: ColumnElement[bool]) -> bool:
-        async with self._database.write_once() as connection:
+        async with self._database.write() as connection:
             result = await connection.execute(update(grants).where(*conditions).values(values))
             return result.rowcount == 1

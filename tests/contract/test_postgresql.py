@@ -1,12 +1,14 @@
 """What only PostgreSQL does: leases by its own clock, and claims by processes that wait for each other's locks."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from sqlalchemy import text
@@ -97,6 +99,38 @@ async def test_a_write_is_seen_whole_or_not_at_all(url: str, database: Database)
         await grants.release(grant, attempt_id="nobody's")
     assert await SqlGrantStore(other).get(grant)
     await other.close()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_write_cancelled_at_any_step_takes_nothing_back_that_is_committed_later(url: str, steps: int) -> None:
+    one, other = (Database(url, pool_size=1, clock=FakeClock()) for _ in range(2))
+    grants, grant = SqlGrantStore(one), GrantId("cancelled", f"user-{steps}")
+    await grants.ensure(grant)
+    await asyncio.sleep(0.01)  # longer than that, and the driver pauses in places where it otherwise does not
+    writing = asyncio.create_task(SqlRenewalQueue(one).release_all("cancelled", attempt_id="nobody's"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+    assert await claim(grants, grant, "mine", timedelta(hours=1))
+    row = await SqlGrantStore(other).get(grant)
+    assert row is not None
+    assert row.claim is not None
+    for database in (one, other):
+        await database.close()
+
+
+async def test_isolation_is_ours_whatever_the_server_takes_for_the_default(postgres: Server) -> None:
+    url = new_database(postgres, "serializable")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute(f"ALTER DATABASE {owner.info.dbname} SET default_transaction_isolation = serializable".encode())
+    database = Database(url, pool_size=1, clock=FakeClock())
+    for way in (database.read, database.write, database.write_once, database.scan):
+        async with way() as connection:
+            level = (await connection.execute(text("SHOW transaction_isolation"))).scalar_one()
+            assert level == "read committed", way
+    await database.close()
 
 
 async def test_the_background_never_waits_for_a_grant_that_somebody_else_has_locked(database: Database) -> None:
