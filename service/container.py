@@ -52,8 +52,8 @@ HEALTH_EVERY = timedelta(seconds=10)
 CENSUS_EVERY = timedelta(minutes=1)
 RECHECK_EVERY = timedelta(minutes=1)
 FORGET_EVERY = timedelta(minutes=10)
-EXCHANGES_AT_ONCE = 10
-"""Connections kept for logins and revocations while renewals use all of theirs."""
+PROVIDER_CONNECTIONS = 500
+"""More than a dozen slow providers keep busy: who has claimed must not wait for a connection, its lease runs."""
 
 
 def build(
@@ -174,7 +174,7 @@ async def _write_audit(core: Core, audit: Audit) -> None:
 def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
     return VersatureServer(
         deadline=policy.upstream_deadline,
-        max_connections=policy.renewals_at_once + policy.background_at_once + EXCHANGES_AT_ONCE,
+        max_connections=PROVIDER_CONNECTIONS,
         clock=clock,
         observe=metrics.observe_upstream,
         note_skew=metrics.note_provider_skew,

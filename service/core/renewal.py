@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from service.core.condition.skew import ClockSkew
 from service.core.errors import BrokerError, GrantNotFound, RenewalInProgress, StoreUnavailable, UpstreamError
 from service.core.escrow.recovery import Recovery
 from service.core.local_cache import LocalCache
-from service.core.model import AccessToken, Application, Grant, GrantId
+from service.core.model import AccessToken, Application, Grant, GrantId, GrantType
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import Force
@@ -57,7 +58,10 @@ class Renewer:
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
         self._flights: Flights[FlightKey, AccessToken] = Flights()
-        self._turn = asyncio.Semaphore(policy.renewals_at_once)
+        # One queue per application and grant type: where a provider is slow, nobody else is kept waiting.
+        self._turns: defaultdict[tuple[str, GrantType], asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(policy.renewals_at_once)
+        )
 
     def in_flight(self, grant: GrantId) -> bool:
         return self._flights.running(grant)
@@ -147,7 +151,7 @@ class Renewer:
             return None
         objections.raise_if_not_renewable(application, grant, now, forced=forced)
         self._breaker.raise_if_open(application, grant.id.type)
-        async with self._turn:
+        async with self._turns[application.name, grant.id.type]:
             with Attempt(grant.id, origin, self._observer) as attempt:
                 return await self._attempt(application, grant, attempt, forced=forced)
 

@@ -166,6 +166,25 @@ async def test_no_more_are_in_the_air_than_one_process_may_have(house: House) ->
     assert house.server.count("refresh") == 60
 
 
+async def test_an_application_whose_provider_hangs_takes_no_room_from_another(house: House) -> None:
+    await house.rows.add_application(COMPANYS)
+    replica = await process(house)
+    await replica.ask(THE_COMPANY, COMPANYS)
+    await import_many(house, replica, 60)
+    await house.queue.note_asked([THE_COMPANY], at=house.clock.now())
+    await asyncio.sleep(DUE - 10)
+    silence = house.server.fall_silent()
+    await asyncio.sleep(10)
+    replica.breaker.trip(COMPANYS, GrantType.CLIENT_CREDENTIALS, AWAY, timedelta(seconds=5))
+    await work(5, replica)
+    house.server.speak()
+    assert house.server.count("refresh") == 20
+    await work(2, replica)
+    assert (await house.row(THE_COMPANY)).generation == 2
+    silence.release()
+    await replica.renewer.drain(HOUR)
+
+
 async def in_the_air(house: House) -> tuple[Replica, Silence]:
     """The background renews alice, and the provider takes its time."""
     replica = await process(house)

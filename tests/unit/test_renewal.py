@@ -13,11 +13,11 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.handout import Handout
-from service.core.model import GrantId, GrantState, Reason
+from service.core.model import COMPANY, GrantId, GrantState, Reason
 from service.core.policy import Policy
 from service.core.redeeming.upstream import Ambiguous
 from tests.support.fake_server import Lost
-from tests.support.replicas import ALICE, COMPANYS, DRAIN, HOUR, THE_COMPANY, VERSATURE, House, Replica
+from tests.support.replicas import ALICE, COMPANYS, DRAIN, HOUR, THE_COMPANY, VERSATURE, House, Replica, application
 
 LEASE_AND_TAKEOVER = timedelta(seconds=60)
 
@@ -282,6 +282,26 @@ async def test_a_process_has_only_so_many_renewals_under_way_and_all_get_their_t
     handouts = await asyncio.gather(*(replica.ask(user) for user in users))
     assert house.server.most_at_once == 3
     assert all(handout.token.generation == 2 for handout in handouts)
+
+
+async def test_an_application_whose_provider_hangs_keeps_no_other_waiting(house: House) -> None:
+    house.policy = Policy(renewals_at_once=3)
+    replica = house.replica()
+    users = [GrantId("versature", f"user-{number}") for number in range(4)]
+    for user in users:
+        await house.import_(replica, user)
+    await asyncio.sleep(3600)
+    silence = house.server.fall_silent()
+    waiting = [asyncio.create_task(replica.ask(user)) for user in users]
+    await silence.arrived.wait()
+    await asyncio.sleep(1)
+    house.server.speak()
+    before = house.clock.now()
+    for grant, settings in ((THE_COMPANY, COMPANYS), (GrantId("versature", COMPANY), application("versature"))):
+        assert (await replica.ask(grant, settings)).token.generation == 1
+    assert (house.clock.now(), house.server.count("refresh")) == (before, 3)
+    silence.release()
+    await asyncio.gather(*waiting)
 
 
 async def test_a_refused_registration_costs_no_more_requests_than_are_under_way(house: House) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -44,7 +45,7 @@ class BackgroundRenewer:
         self._interest, self._errands, self._shutdown = interest, errands, shutdown
         self._clock, self._policy = clock, policy
         self._unheard: dict[str, list[str]] = {}
-        self._flights: set[asyncio.Task[AccessToken]] = set()
+        self._flights: defaultdict[tuple[str, GrantType], set[asyncio.Task[AccessToken]]] = defaultdict(set)
         self._looks = 0
 
     async def tick(self) -> None:
@@ -61,7 +62,7 @@ class BackgroundRenewer:
                 await self._claim(application, grant_type, room)
 
     def _in_turn(self) -> Sequence[tuple[Application, GrantType]]:
-        """Whoever is to be looked at now: there and back, for the first may leave no room to the others."""
+        """Whoever is to be looked at now: there and back, for the first may use up its application's pace."""
         ways = [(each, grant_type) for each in self._directory.applications for grant_type in sorted(each.grant_types)]
         there_and_back, looks = ways + ways[::-1], min(len(ways), LOOKS_AT_ONCE)
         self._looks += looks
@@ -69,10 +70,8 @@ class BackgroundRenewer:
 
     def _room(self, application: Application, grant_type: GrantType) -> int:
         """How many more flights may start; while the application is in trouble just the one that probes it."""
-        free, passing = (
-            self._policy.background_at_once - len(self._flights),
-            self._breaker.room(application, grant_type),
-        )
+        flights, passing = self._flights[application.name, grant_type], self._breaker.room(application, grant_type)
+        free = self._policy.background_at_once - len(flights)
         return free if passing is None else min(free, passing)
 
     async def _claim(self, application: Application, grant_type: GrantType, limit: int) -> None:
@@ -99,10 +98,11 @@ class BackgroundRenewer:
             if unheard.asked:
                 self._give_back(application.name, attempt_id)
             raise
+        flights = self._flights[application.name, grant_type]
         for grant in claimed:
             task = self._renewer.fly_claimed(application, grant, began)
-            self._flights.add(task)
-            task.add_done_callback(self._flights.discard)
+            flights.add(task)
+            task.add_done_callback(flights.discard)
 
     async def _undo(self, application: str, attempt_id: str, claiming: asyncio.Future[Sequence[Grant]]) -> None:
         """This process ends. Cut off, the claim might be made or not: in a moment that is known."""
