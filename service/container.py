@@ -52,8 +52,8 @@ HEALTH_EVERY = timedelta(seconds=10)
 CENSUS_EVERY = timedelta(minutes=1)
 RECHECK_EVERY = timedelta(minutes=1)
 FORGET_EVERY = timedelta(minutes=10)
-PROVIDER_CONNECTIONS = 500
-"""More than a dozen slow providers keep busy: who has claimed must not wait for a connection, its lease runs."""
+EXCHANGES_AT_ONCE = 10
+"""Connections kept for logins and revocations while renewals use all of theirs."""
 
 
 def build(
@@ -174,7 +174,8 @@ async def _write_audit(core: Core, audit: Audit) -> None:
 def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
     return VersatureServer(
         deadline=policy.upstream_deadline,
-        max_connections=PROVIDER_CONNECTIONS,
+        # One for each renewal there may be: who has claimed must not wait for it, for its lease and deadline run.
+        max_connections=2 * policy.renewals_at_once + policy.background_at_once + EXCHANGES_AT_ONCE,
         clock=clock,
         observe=metrics.observe_upstream,
         note_skew=metrics.note_provider_skew,

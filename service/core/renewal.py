@@ -58,7 +58,8 @@ class Renewer:
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
         self._flights: Flights[FlightKey, AccessToken] = Flights()
-        # One queue per application and grant type: where a provider is slow, nobody else is kept waiting.
+        # Half of the places at most are for one application and grant type: a slow provider keeps nobody else waiting.
+        self._places = asyncio.Semaphore(2 * policy.renewals_at_once)
         self._turns: defaultdict[tuple[str, GrantType], asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(policy.renewals_at_once)
         )
@@ -151,7 +152,7 @@ class Renewer:
             return None
         objections.raise_if_not_renewable(application, grant, now, forced=forced)
         self._breaker.raise_if_open(application, grant.id.type)
-        async with self._turns[application.name, grant.id.type]:
+        async with self._turns[application.name, grant.id.type], self._places:
             with Attempt(grant.id, origin, self._observer) as attempt:
                 return await self._attempt(application, grant, attempt, forced=forced)
 

@@ -12,7 +12,7 @@ from service.core.model import COMPANY, Application, GrantId, GrantType
 from service.core.policy import Policy
 from service.core.records import REST
 from service.core.redeeming.upstream import ClientRefused, NotSent
-from service.core.upkeep.background import LOOKS_AT_ONCE, BackgroundRenewer
+from service.core.upkeep.background import BackgroundRenewer
 from tests.support.fake_server import Silence
 from tests.support.replicas import (
     ALICE,
@@ -164,25 +164,6 @@ async def test_no_more_are_in_the_air_than_one_process_may_have(house: House) ->
     house.server.speak()
     await work(8, replica)
     assert house.server.count("refresh") == 60
-
-
-async def test_an_application_whose_provider_hangs_takes_no_room_from_another(house: House) -> None:
-    await house.rows.add_application(COMPANYS)
-    replica = await process(house)
-    await replica.ask(THE_COMPANY, COMPANYS)
-    await import_many(house, replica, 60)
-    await house.queue.note_asked([THE_COMPANY], at=house.clock.now())
-    await asyncio.sleep(DUE - 10)
-    silence = house.server.fall_silent()
-    await asyncio.sleep(10)
-    replica.breaker.trip(COMPANYS, GrantType.CLIENT_CREDENTIALS, AWAY, timedelta(seconds=5))
-    await work(5, replica)
-    house.server.speak()
-    assert house.server.count("refresh") == 20
-    await work(2, replica)
-    assert (await house.row(THE_COMPANY)).generation == 2
-    silence.release()
-    await replica.renewer.drain(HOUR)
 
 
 async def in_the_air(house: House) -> tuple[Replica, Silence]:
@@ -407,23 +388,6 @@ async def test_the_companys_token_is_renewed_too(house: House) -> None:
     await replica.ask(THE_COMPANY, COMPANYS)
     await work(DUE + 3, replica)
     assert house.server.count("client_credentials") == 2
-
-
-async def test_of_many_applications_each_has_its_turn_and_no_tick_looks_at_them_all(house: House) -> None:
-    many = [application(f"app-{number}", GrantType.CLIENT_CREDENTIALS) for number in range(2 * LOOKS_AT_ONCE + 1)]
-    for each in many:
-        await house.rows.add_application(each)
-    replica = house.replica()
-    await replica.directory.check()
-    for each in many:
-        await replica.ask(GrantId(each.name, COMPANY), each)
-    await house.queue.note_asked([GrantId(each.name, COMPANY) for each in many], at=house.clock.now())
-    await asyncio.sleep(DUE)
-    for tick in range(1, 7):  # there and back
-        await replica.background.tick()
-        assert house.queue.calls["claim_due"] == tick * LOOKS_AT_ONCE
-        await asyncio.sleep(1)
-    assert await generations(house, [GrantId(each.name, COMPANY) for each in many]) == [2] * len(many)
 
 
 async def test_before_the_applications_are_known_nothing_happens(house: House) -> None:

@@ -13,7 +13,7 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.handout import Handout
-from service.core.model import COMPANY, GrantId, GrantState, Reason
+from service.core.model import COMPANY, GrantId, GrantState, GrantType, Reason
 from service.core.policy import Policy
 from service.core.redeeming.upstream import Ambiguous
 from tests.support.fake_server import Lost
@@ -282,6 +282,20 @@ async def test_a_process_has_only_so_many_renewals_under_way_and_all_get_their_t
     handouts = await asyncio.gather(*(replica.ask(user) for user in users))
     assert house.server.most_at_once == 3
     assert all(handout.token.generation == 2 for handout in handouts)
+
+
+async def test_all_applications_together_have_twice_as_many_renewals_under_way(house: House) -> None:
+    house.policy = Policy(renewals_at_once=2)
+    replica = house.replica()
+    several = [application(f"app-{number}", GrantType.CLIENT_CREDENTIALS) for number in range(9)]
+    silence = house.server.fall_silent()
+    waiting = [asyncio.create_task(replica.ask(GrantId(each.name, COMPANY), each)) for each in several]
+    await silence.arrived.wait()
+    await asyncio.sleep(1)
+    assert len(house.server.calls) == 4
+    silence.release()
+    await asyncio.gather(*waiting)
+    assert len(house.server.calls) == 9
 
 
 async def test_an_application_whose_provider_hangs_keeps_no_other_waiting(house: House) -> None:

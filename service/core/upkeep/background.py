@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -19,9 +18,6 @@ from service.core.renewal import Renewer
 from service.core.sealing import digests
 from service.core.upkeep.errands import Errands
 from service.core.upkeep.interest import Interest
-
-LOOKS_AT_ONCE = 8
-"""Of applications, a grant type counting as one, in one tick: to see that nothing is due takes its millisecond too."""
 
 MOST_UNHEARD = 100
 
@@ -45,8 +41,8 @@ class BackgroundRenewer:
         self._interest, self._errands, self._shutdown = interest, errands, shutdown
         self._clock, self._policy = clock, policy
         self._unheard: dict[str, list[str]] = {}
-        self._flights: defaultdict[tuple[str, GrantType], set[asyncio.Task[AccessToken]]] = defaultdict(set)
-        self._looks = 0
+        self._flights: set[asyncio.Task[AccessToken]] = set()
+        self._rounds = 0
 
     async def tick(self) -> None:
         """Note who was asked for, then claim as much as the pace and this process's share allow.
@@ -62,16 +58,18 @@ class BackgroundRenewer:
                 await self._claim(application, grant_type, room)
 
     def _in_turn(self) -> Sequence[tuple[Application, GrantType]]:
-        """Whoever is to be looked at now: there and back, for the first may use up its application's pace."""
+        """All there is to renew for; every round another one begins, for the first may leave no room to the others."""
         ways = [(each, grant_type) for each in self._directory.applications for grant_type in sorted(each.grant_types)]
-        there_and_back, looks = ways + ways[::-1], min(len(ways), LOOKS_AT_ONCE)
-        self._looks += looks
-        return [there_and_back[number % len(there_and_back)] for number in range(self._looks - looks, self._looks)]
+        self._rounds += 1
+        first = self._rounds % max(len(ways), 1)
+        return ways[first:] + ways[:first]
 
     def _room(self, application: Application, grant_type: GrantType) -> int:
         """How many more flights may start; while the application is in trouble just the one that probes it."""
-        flights, passing = self._flights[application.name, grant_type], self._breaker.room(application, grant_type)
-        free = self._policy.background_at_once - len(flights)
+        free, passing = (
+            self._policy.background_at_once - len(self._flights),
+            self._breaker.room(application, grant_type),
+        )
         return free if passing is None else min(free, passing)
 
     async def _claim(self, application: Application, grant_type: GrantType, limit: int) -> None:
@@ -98,11 +96,10 @@ class BackgroundRenewer:
             if unheard.asked:
                 self._give_back(application.name, attempt_id)
             raise
-        flights = self._flights[application.name, grant_type]
         for grant in claimed:
             task = self._renewer.fly_claimed(application, grant, began)
-            flights.add(task)
-            task.add_done_callback(flights.discard)
+            self._flights.add(task)
+            task.add_done_callback(self._flights.discard)
 
     async def _undo(self, application: str, attempt_id: str, claiming: asyncio.Future[Sequence[Grant]]) -> None:
         """This process ends. Cut off, the claim might be made or not: in a moment that is known."""
