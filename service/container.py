@@ -175,7 +175,7 @@ def _server(policy: Policy, clock: Clock, metrics: Metrics) -> VersatureServer:
     return VersatureServer(
         deadline=policy.upstream_deadline,
         # One for each renewal there may be: who has claimed must not wait for it, for its lease and deadline run.
-        max_connections=2 * policy.renewals_at_once + policy.background_at_once + EXCHANGES_AT_ONCE,
+        max_connections=policy.places + policy.background_at_once + EXCHANGES_AT_ONCE,
         clock=clock,
         observe=metrics.observe_upstream,
         note_skew=metrics.note_provider_skew,

@@ -22,8 +22,17 @@ FRESH_START: Mapping[str, Any] = {
     "forced_interval": None,
 }
 
-_SQL_ALONE = {"refresh_digest", "spent_digests", "imported_digests", "connected_attempt_id"}
-_SQL_ALONE |= {"asked_at", "renew_at", "entered_at"}
+_SQL_ALONE = frozenset(
+    [
+        "refresh_digest",
+        "spent_digests",
+        "imported_digests",
+        "connected_attempt_id",
+        "asked_at",
+        "renew_at",
+        "entered_at",
+    ]
+)
 GRANT_COLUMNS = tuple(column for column in grants.c if column.name not in _SQL_ALONE)
 """What `to_grant` reads: each further column costs the driver its time, and spent digests may be two kilobytes."""
 

@@ -11,8 +11,8 @@ class Policy:
     `unstated_life` is the life of an access token whose answer named no `expires_in`; `wait_while_valid` is how long
     a caller waits for a renewal although the old token still works; `save_patience` is how long callers wait for the
     commit of an answer before they get it from memory; `renewals_at_once` is how many renewals one process has under
-    way upon requests for one application and grant type, and half of what it has for all: no more than it has the time
-    for, or answers come too late to the database and claims wait for connections.
+    way upon requests for one application and grant type, `background_at_once` how many by itself: no more than it has
+    the time for, or answers come too late to the database.
     """
 
     upstream_deadline: timedelta = timedelta(seconds=10)
@@ -35,6 +35,11 @@ class Policy:
     renew_active: timedelta = timedelta(hours=24)
     keep_alive: timedelta = timedelta(days=80)
     renew_per_second: float = 10.0
+
+    @property
+    def places(self) -> int:
+        """For how many renewals upon requests there is room, whoever they are for: one application may take half."""
+        return 2 * self.renewals_at_once
 
     @property
     def confirm_every(self) -> timedelta:

@@ -58,8 +58,8 @@ class Renewer:
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
         self._flights: Flights[FlightKey, AccessToken] = Flights()
-        # Half of the places at most are for one application and grant type: one slow provider stops nobody else.
-        self._places = asyncio.Semaphore(2 * policy.renewals_at_once)
+        # Nobody takes all places: one slow provider stops nobody else.
+        self._places = asyncio.Semaphore(policy.places)
         self._turns: defaultdict[tuple[str, GrantType], asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(policy.renewals_at_once)
         )

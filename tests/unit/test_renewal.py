@@ -28,6 +28,15 @@ async def expire(house: House, *replicas: Replica) -> None:
     await asyncio.sleep(3600)
 
 
+async def expire_many(house: House, replica: Replica, count: int) -> list[GrantId]:
+    """As many users whose access tokens have ended."""
+    users = [GrantId("versature", f"user-{number}") for number in range(count)]
+    for user in users:
+        await house.import_(replica, user)
+    await asyncio.sleep(3600)
+    return users
+
+
 async def abandon(house: House, replica: Replica) -> None:
     """*replica* dies during a renewal: it has sent its request and never does anything again."""
     silence = house.server.fall_silent()
@@ -275,10 +284,7 @@ async def test_the_company_has_nothing_to_lose_and_needs_no_takeover(house: Hous
 async def test_a_process_has_only_so_many_renewals_under_way_and_all_get_their_turn(house: House) -> None:
     house.policy = Policy(renewals_at_once=3)
     replica = house.replica()
-    users = [GrantId("versature", f"user-{number}") for number in range(20)]
-    for user in users:
-        await house.import_(replica, user)
-    await asyncio.sleep(3600)
+    users = await expire_many(house, replica, 20)
     handouts = await asyncio.gather(*(replica.ask(user) for user in users))
     assert house.server.most_at_once == 3
     assert all(handout.token.generation == 2 for handout in handouts)
@@ -301,10 +307,7 @@ async def test_all_applications_together_have_twice_as_many_renewals_under_way(h
 async def test_an_application_whose_provider_hangs_keeps_no_other_waiting(house: House) -> None:
     house.policy = Policy(renewals_at_once=3)
     replica = house.replica()
-    users = [GrantId("versature", f"user-{number}") for number in range(4)]
-    for user in users:
-        await house.import_(replica, user)
-    await asyncio.sleep(3600)
+    users = await expire_many(house, replica, 4)
     silence = house.server.fall_silent()
     waiting = [asyncio.create_task(replica.ask(user)) for user in users]
     await silence.arrived.wait()
@@ -322,10 +325,7 @@ async def test_a_refused_registration_costs_no_more_requests_than_are_under_way(
     """Those that wait for their turn hear of it before they send anything, and no grant takes harm."""
     house.policy = Policy(renewals_at_once=3)
     replica = house.replica()
-    users = [GrantId("versature", f"user-{number}") for number in range(100)]
-    for user in users:
-        await house.import_(replica, user)
-    await asyncio.sleep(3600)
+    users = await expire_many(house, replica, 100)
     house.server.refuses.add(VERSATURE.client_id)
     failures = await asyncio.gather(*(replica.ask(user) for user in users), return_exceptions=True)
     assert {type(failure) for failure in failures} == {ClientRejected}
