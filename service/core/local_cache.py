@@ -120,7 +120,7 @@ class LocalCache:
         known = self._entries.get(grant)
         if known is not None and known.token.generation > token.generation:
             return
-        if token.generation <= self._buried.get(grant, -1):
+        if self.has_buried(grant, token.generation):
             return
         self._buried.pop(grant, None)
         if known is not None and known.token == token:
@@ -135,6 +135,10 @@ class LocalCache:
         self._buried[grant] = generation
         if len(self._buried) > self._max_entries:
             del self._buried[next(iter(self._buried))]
+
+    def has_buried(self, grant: GrantId, generation: int) -> bool:
+        """Whether *generation* of *grant* is let in no more."""
+        return generation <= self._buried.get(grant, -1)
 
     def drop(self, grant: GrantId) -> None:
         entry = self._entries.pop(grant)

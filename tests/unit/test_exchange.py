@@ -82,6 +82,18 @@ async def test_an_answer_waits_for_the_database_as_long_as_it_takes(house: House
     assert house.server.count("code") == 1
 
 
+async def test_a_login_over_a_revoked_grant_has_done_enough_too_while_the_database_can_only_be_read(
+    house: House, replica: Replica
+) -> None:
+    await house.import_(replica)
+    await replica.broker.revoke(VERSATURE, ALICE)
+    house.grants.away_for = {"connect"}
+    await redeem(house, replica)
+    house.grants.away_for = set()
+    assert await replica.saver.drain(LONG) == 0
+    assert (await house.row()).state is GrantState.CONNECTED
+
+
 async def test_an_answer_that_no_escrow_takes_keeps_the_browser_waiting(house: House, replica: Replica) -> None:
     replica.spool.away = house.copy.away = house.grants.away = True
     with pytest.raises(StoreUnavailable):

@@ -8,20 +8,20 @@ import pytest
 
 from service.core.errors import BrokerError, ReauthorizationRequired, RenewalInProgress, StoreUnavailable
 from service.core.handout import Handout, Source
-from service.core.model import GrantState, Reason
+from service.core.model import Application, GrantState, Reason
+from service.core.redeeming.attempts import Ending
 from tests.support.fake_server import Rotation, Silence
 from tests.support.replicas import ALICE, HOUR, REVOCABLE, VERSATURE, House, Replica
 
 
 async def held_answer(
-    house: House, replica: Replica, *, connected: bool = True
+    house: House, replica: Replica, app: Application = VERSATURE
 ) -> tuple[asyncio.Task[Handout], Silence]:
     """Let alice's token end and a renewal be answered, with the answer still on its way."""
-    if connected:
-        await house.import_(replica)
-        await asyncio.sleep(3600)
+    await house.import_(replica)
+    await asyncio.sleep(3600)
     silence = house.server.fall_silent()
-    asking = asyncio.create_task(replica.ask())
+    asking = asyncio.create_task(replica.ask(app=app))
     await silence.arrived.wait()
     house.server.speak()
     return asking, silence
@@ -214,6 +214,64 @@ async def test_over_a_revocation_the_late_answer_is_revoked_upstream_and_never_p
     assert await house.shared_token() is None
     assert len(replica.local) == 0
     assert await house.row() == before
+
+
+@pytest.mark.parametrize("trouble", ["cannot be written", "is away", "hangs"])
+async def test_over_a_revocation_made_here_a_late_answer_reaches_nobody_even_while_the_database_cannot_take_it(
+    house: House, replica: Replica, trouble: str
+) -> None:
+    asking, silence = await held_answer(house, replica, REVOCABLE)
+    await replica.broker.revoke(REVOCABLE, ALICE)
+    house.grants.away_for = {"save"} if trouble == "cannot be written" else set()
+    house.grants.away = trouble == "is away"
+    gate = asyncio.Event()
+    if trouble == "hangs":
+        house.grants.held = {"save": gate, "get": gate}
+    answered_at = house.clock.monotonic()
+    silence.release()
+    with pytest.raises(ReauthorizationRequired) as caught:
+        await asking
+    assert (caught.value.reason, caught.value.by_us) == (Reason.REVOKED, True)
+    patience = house.policy.save_patience.total_seconds()
+    assert house.clock.monotonic() - answered_at == pytest.approx(patience * (2 if trouble == "hangs" else 1))
+    assert (await house.shared_token(), len(replica.local)) == (None, 0)
+    assert len(replica.spool.kept) == 1
+    house.grants.away, house.grants.away_for, house.grants.held = False, set(), {}
+    gate.set()
+    assert await replica.saver.drain(HOUR) == 0
+    assert house.server.good == set()
+    assert (replica.spool.kept, house.copy.kept) == ({}, {})
+    assert house.tally.endings == {Ending.REVOKED_MEANWHILE: 1}
+
+
+async def test_over_a_revocation_made_elsewhere_a_late_answer_reaches_nobody_while_the_row_can_only_be_read(
+    house: House, replica: Replica
+) -> None:
+    asking, silence = await held_answer(house, replica, REVOCABLE)
+    await house.replica().broker.revoke(REVOCABLE, ALICE)
+    await house.shared.forget(ALICE)
+    house.grants.away_for = {"save"}
+    silence.release()
+    with pytest.raises(ReauthorizationRequired) as caught:
+        await asking
+    assert caught.value.by_us
+    assert (await house.shared_token(), len(replica.local)) == (None, 0)
+    house.grants.away_for = set()
+    assert await replica.saver.drain(HOUR) == 0
+    assert house.server.good == set()
+
+
+async def test_a_revocation_that_only_a_restored_database_remembers_withholds_no_answer(
+    house: House, replica: Replica
+) -> None:
+    await house.import_(replica)
+    await house.replica().broker.revoke(VERSATURE, ALICE)
+    backup = await house.row()
+    asking, silence = await held_answer(house, replica)
+    house.grants.put(backup)
+    house.grants.away_for = {"save"}
+    silence.release()
+    assert (await asking).token.generation == 4
 
 
 async def test_whoever_waits_while_the_grant_is_revoked_does_not_get_the_old_token(

@@ -16,7 +16,8 @@ from service.core.model import Application, Claim, Grant, GrantId, WaitingAnswer
 from service.core.policy import Policy
 from service.core.ports import GrantStore, TokenCache
 from service.core.records import EscrowEntry, Setback
-from service.core.redeeming.saving import Saver, Settlement, Verdict
+from service.core.redeeming.saving import Saver
+from service.core.redeeming.settlements import Settlement, Verdict
 from service.core.redeeming.steps import Step, Witness
 from service.core.sealing.vault import Vault
 from service.core.upkeep.errands import Errands

@@ -19,7 +19,8 @@ from service.core.policy import Policy
 from service.core.ports import AuthorizationServer, Keyring, SealBroken
 from service.core.records import AuthorizationRequest
 from service.core.redeeming.refusals import RefusalGuard
-from service.core.redeeming.saving import Saver, Settlement, Verdict
+from service.core.redeeming.saving import Saver
+from service.core.redeeming.settlements import Settlement, Verdict
 from service.core.redeeming.steps import Step, Witness
 from service.core.redeeming.upstream import Ambiguous, ClientRefused, InvalidGrant, NotSent, Outcome, RateLimited
 from service.core.sealing.vault import Vault, verifier_place

@@ -2,9 +2,7 @@
 
 import asyncio
 import itertools
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
 
 from service.core.clock import Clock
 from service.core.errors import ReauthorizationRequired, RenewalInProgress, StoreUnavailable
@@ -24,6 +22,7 @@ from service.core.model import (
 from service.core.policy import Policy
 from service.core.ports import AuthorizationStore, GrantStore, TokenCache
 from service.core.redeeming.attempts import Attempt, Ending
+from service.core.redeeming.settlements import Settlement, Verdict
 from service.core.redeeming.steps import Step, Witness
 from service.core.sealing.vault import Vault
 from service.core.singleflight import wait_for_flight
@@ -33,18 +32,6 @@ from service.core.upkeep.revocation import Revoker
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 """When the database last confirmed what it has not seen yet."""
 
-
-class Verdict(Enum):
-    """What became of an answer."""
-
-    SAVED = auto()
-    SUPERSEDED = auto()
-    REVOKED = auto()
-    DATABASE_BEHIND = auto()
-    IN_ESCROW = auto()
-    IN_MEMORY = auto()
-
-
 _ENDINGS = {
     Verdict.SAVED: Ending.SAVED,
     Verdict.SUPERSEDED: Ending.ADOPTED,
@@ -53,15 +40,6 @@ _ENDINGS = {
     Verdict.IN_ESCROW: Ending.ESCROWED,
     Verdict.IN_MEMORY: Ending.IN_MEMORY,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """A verdict, with the row as it stood at `asked_at` where the database could be asked."""
-
-    verdict: Verdict
-    asked_at: datetime
-    grant: Grant | None = None
 
 
 class Saver:
@@ -159,11 +137,28 @@ class Saver:
             settlement = await wait_for_flight(storing, self._policy.save_patience)
         except TimeoutError:
             safe = await self._custody.keep(answer)
+            verdict = Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY
+            if await self._is_unwanted(answer):
+                verdict = Verdict.REVOKED
             if not storing.done():
-                kept.set_result(Settlement(Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY, LONG_AGO))
+                kept.set_result(Settlement(verdict, LONG_AGO))
             settlement = await storing
         await self.conclude(application, answer, settlement)
         return settlement
+
+    async def _is_unwanted(self, answer: WaitingAnswer) -> bool:
+        """Whether the grant was revoked while *answer* was on its way: a row that cannot be written may yet be read.
+
+        When it is not read within `save_patience` this process knows of its own revocations only.
+        """
+        if answer.ticket_digest is not None:
+            return False
+        try:
+            async with asyncio.timeout(self._policy.save_patience.total_seconds()):
+                current = await self._grants.get(answer.grant)
+        except (TimeoutError, StoreUnavailable):
+            return self._local.has_buried(answer.grant, answer.generation + 1)
+        return current is not None and current.state is GrantState.REVOKED and not current.predates(answer)
 
     async def settle(self, answer: WaitingAnswer, *, late: bool = True) -> Settlement:
         """Try once to store *answer*; repeating it is harmless, whoever does. Every try but the very first is *late*.
@@ -213,6 +208,7 @@ class Saver:
         self._local.drop(answer.grant)
         await self._shared.forget(answer.grant)
         if current.state is GrantState.REVOKED:
+            self._local.bury(answer.grant, current.generation)
             await self._shared.bury(answer.grant, current.generation)
             return Settlement(Verdict.REVOKED, asked_at, current)
         return Settlement(Verdict.SUPERSEDED, asked_at, current)
