@@ -1,7 +1,6 @@
 """What an operator can measure: everything that happens, under bounded names, and nobody by name."""
 
 import asyncio
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.core.errors import UpstreamUnavailable
 from service.core.model import GrantType
 from tests.api.front import Front, front_in
+from tests.support.programs import needs_promtool
 
 BOUNDED = {
     "application", "by", "days", "grant_type", "key_id", "method", "operation", "outcome", "part", "route", "source",
@@ -166,7 +166,7 @@ async def test_two_brokers_in_one_process_never_mix_their_metrics(
         assert "token_broker_token_requests_total" not in await measured(other)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: prometheus)")
+@needs_promtool
 async def test_promtool_finds_nothing_to_complain_of(front: Front) -> None:
     await a_busy_day(front)
     page = (await front.client.get("/metrics")).content

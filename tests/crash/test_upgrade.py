@@ -13,7 +13,8 @@ import pytest
 from tests.support.brokers import Broker, broker_process, client_of, environment
 from tests.support.expansion import migrate_from, next_version
 from tests.support.fleet import Sandbox, prepare, sandbox_process
-from tests.support.proxy import Proxy, needs_nginx, proxy_before
+from tests.support.programs import needs_nginx
+from tests.support.proxy import Proxy, proxy_before
 from tests.support.servers import Server, new_database
 
 SERVICES, USERS_OF_EACH, REQUESTS_FOR_EACH = 30, 20, 10

@@ -1,6 +1,5 @@
 """Every alert is brought about on a running broker, its runbook is followed, and Prometheus judges both."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,13 @@ import pytest
 from tests.drills.catalogue import DRILLS
 from tests.drills.drill import Drill
 from tests.drills.scene import scene_in
+from tests.support.programs import needs_promtool
 from tests.support.servers import Server
 
 pytestmark = [
     pytest.mark.crash,
     pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),
-    pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: prometheus)"),
+    needs_promtool,
 ]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from service.config import Settings
 from tests.drills.catalogue import DRILLS
 from tests.house.handbook import HANDBOOK, MEANINGS, PAGES, metrics, parts, with_generated_parts
 from tests.house.tree import ROOT
+from tests.support.programs import needs_promtool
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 ALERTS = PROMETHEUS / "alerts.yml"
@@ -29,9 +29,6 @@ EMERGENCIES = {
     "Escrow not empty",
     "Disk full",
 }
-needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not on PATH (Debian: apt-get install prometheus)"
-)
 
 
 def alerts() -> set[str]:

@@ -9,7 +9,8 @@ import pytest
 from tests.support.brokers import Broker, broker_process, client_of, environment, furnish, settings_from
 from tests.support.browser import Browser
 from tests.support.ports import free_port
-from tests.support.proxy import needs_nginx, proxy_before
+from tests.support.programs import needs_nginx
+from tests.support.proxy import proxy_before
 from tests.support.versatures import versature_process
 
 INTERNAL, PAGES = "127.0.0.2", "127.0.0.3"

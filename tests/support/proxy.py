@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import shutil
 import socket
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,20 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import pytest
-
 from tests.house.tree import ROOT
 from tests.support.ports import free_port
+from tests.support.programs import NGINX
 
 CONF = ROOT / "deploy" / "nginx" / "nginx.conf"
 PATIENCE_SECONDS = 10
 _LISTED = (("# upstream broker", "upstream broker"), ("http://broker:8000", "http://broker"))
 _A, _IN = 1, 1
-
-needs_nginx = pytest.mark.skipif(
-    shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/sbin") is None and shutil.which("nginx") is None,
-    reason="nginx is not on PATH (Debian: apt-get install nginx)",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +81,9 @@ async def proxy_before(
         conf, times = re.subn(written, here, conf)
         assert times, f"{CONF} has no {written} any more"
     (folder / "nginx.conf").write_text(conf)
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/sbin")
-    assert program
+    assert NGINX
     process = await asyncio.create_subprocess_exec(
-        *(program, "-c", folder / "nginx.conf", "-p", folder, "-g", "daemon off;"),
+        *(NGINX, "-c", folder / "nginx.conf", "-p", folder, "-g", "daemon off;"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
