@@ -172,7 +172,7 @@ class GrantStore(Protocol):
         ...
 
     async def release(self, grant: GrantId, *, attempt_id: str, at_rest: bool = False) -> None:
-        """End the claim of *attempt_id*, if it still holds, leaving no other trace.
+        """End the claim of *attempt_id*, if it still holds; of a forced one its distance to the next forced one stays.
 
         *at_rest* keeps the background from the grant for `records.REST`.
         """
