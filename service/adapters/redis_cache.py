@@ -32,9 +32,10 @@ TRIAL_LIFE = timedelta(seconds=1)
 """What is written to see whether writing works, and for how long."""
 
 # One hash per grant: `g` the generation, `v` the sealed token, empty in a tombstone. A token is written over lower
-# generations only; a tombstone also over its own, for an answer on its way to a revoked grant bears the same one.
+# generations only; a tombstone also over its own, for an answer on its way to a revoked grant bears the same one. What
+# the database says by a newer row is written over anything.
 _WRITE = """
-local known = redis.call('HGET', KEYS[1], 'g')
+local known = ARGV[4] == '0' and redis.call('HGET', KEYS[1], 'g')
 if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
 if known and tonumber(known) == tonumber(ARGV[1]) and ARGV[2] ~= '' then return 0 end
 redis.call('HSET', KEYS[1], 'g', ARGV[1], 'v', ARGV[2])
@@ -81,8 +82,8 @@ class RedisTokenCache:
     async def bury(self, grant: GrantId, generation: int) -> None:
         await self._write_entry("bury", grant, generation, b"", TOMBSTONE_LIFE)
 
-    async def forget(self, grant: GrantId) -> None:
-        await self._ask("forget", lambda: self._redis.delete(_key(grant)))
+    async def forget(self, grant: GrantId, *, up_to: int) -> None:
+        await self._write_entry("forget", grant, up_to, b"", TOMBSTONE_LIFE, over_anything=True)
 
     async def health(self) -> PartHealth:
         """Asked even while it is bypassed; without Redis the database serves what it would have."""
@@ -105,10 +106,12 @@ class RedisTokenCache:
         await self._bypass.close()
         await self._redis.aclose(close_connection_pool=True)
 
-    async def _write_entry(self, name: str, grant: GrantId, generation: int, value: bytes, ttl: timedelta) -> None:
+    async def _write_entry(
+        self, name: str, grant: GrantId, generation: int, value: bytes, ttl: timedelta, *, over_anything: bool = False
+    ) -> None:
         milliseconds = ttl // timedelta(milliseconds=1)
         if milliseconds > 0:
-            arguments: list[int | bytes] = [generation, value, milliseconds]
+            arguments: list[int | bytes] = [generation, value, milliseconds, int(over_anything)]
             await self._ask(name, lambda: self._write(keys=[_key(grant)], args=arguments))
 
     async def _ask(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:

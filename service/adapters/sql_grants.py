@@ -61,13 +61,14 @@ class SqlGrantStore:
 
     @guarded
     async def standings(self, grants: Sequence[GrantId]) -> Mapping[GrantId, Standing]:
-        claimed = _columns.attempt_id.is_not(None)
-        statement = select(
-            _columns.application, _columns.user, _columns.generation, _columns.issued_at, _columns.state, claimed
-        ).where(among(grants))
+        claimed, has_token = _columns.attempt_id.is_not(None), _columns.access_sealed.is_not(None)
+        token = _columns.generation, _columns.issued_at
+        statement = select(_columns.application, _columns.user, *token, _columns.state, claimed, has_token).where(
+            among(grants)
+        )
         async with self._database.read() as connection:
             return {
-                GrantId(row[0], row[1]): Standing(row[2], to_instant(row[3]), GrantState(row[4]), row[5])
+                GrantId(row[0], row[1]): Standing(row[2], to_instant(row[3]), GrantState(row[4]), row[5], row[6])
                 for row in await connection.execute(statement)
             }
 
@@ -154,8 +155,9 @@ class SqlGrantStore:
 
     @guarded
     async def discard_access(self, grant: GrantId, *, generation: int) -> None:
-        dead = _columns.state == GrantState.REAUTHORIZATION_REQUIRED
-        await self._update({"access_sealed": None}, is_grant(grant), _columns.generation == generation, dead)
+        values = {"access_sealed": None, "access_expires_at": None}
+        still_there = _columns.generation == generation, _columns.state != GrantState.REVOKED
+        await self._update(values, is_grant(grant), *still_there)
 
     @guarded
     async def connect(

@@ -19,5 +19,5 @@ class NoTokenCache:
     async def bury(self, grant: GrantId, generation: int) -> None:
         """Has nothing to bury."""
 
-    async def forget(self, grant: GrantId) -> None:
+    async def forget(self, grant: GrantId, *, up_to: int) -> None:
         """Has nothing to forget."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from service.core.audit import Audit
 from service.core.broker import TokenBroker
+from service.core.caches import Caches
 from service.core.clock import Clock
 from service.core.condition.shutdown import Shutdown
 from service.core.condition.skew import ClockSkew
@@ -109,20 +110,21 @@ def assemble(
         RefusalGuard(),
         Errands(clock),
     )
-    revoker = Revoker(grants, server, vault, shared, local, queue, directory, clock)
+    caches = Caches(local, shared, vault, clock, witness)
+    revoker = Revoker(grants, server, vault, caches, queue, directory, clock)
     custody = Custody(ports.spool, ports.copy, vault, witness)
-    saver = Saver(grants, ports.requests, vault, custody, shared, local, revoker, clock, policy, witness)
+    saver = Saver(grants, ports.requests, vault, custody, caches, revoker, clock, policy, witness)
     recovery = Recovery(grants, custody, saver, directory, shared, vault, errands, clock, policy, witness)
     limits = (breaker, guard, shutdown)
     redeemer = Redeemer(
         grants, queue, server, vault, saver, errands, *limits, clock, policy, jitter, counts.count_lost, witness
     )
     common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness, observer)
-    renewer = Renewer(grants, redeemer, vault, shared, local, recovery, *common)
+    renewer = Renewer(grants, redeemer, vault, caches, local, recovery, *common)
     interest = Interest(queue, clock, policy)
     lane = Lane(local, directory, audit, interest, clock, counts.count_lane)
     told = (interest, audit, clock, policy)
-    broker = TokenBroker(grants, renewer, saver, revoker, vault, shared, local, Confirmer(grants, clock), *told)
+    broker = TokenBroker(grants, renewer, revoker, vault, caches, local, Confirmer(grants, clock), *told)
     return Core(
         broker=broker,
         renewer=renewer,

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from service.core import lifetimes
 from service.core.audit import Audit
 from service.core.audit_store import Action
+from service.core.caches import Caches
 from service.core.clock import Clock
 from service.core.errors import (
     BrokerError,
@@ -31,9 +32,8 @@ from service.core.model import (
     UpstreamRevocation,
 )
 from service.core.policy import Policy
-from service.core.ports import GrantStore, TokenCache
+from service.core.ports import GrantStore
 from service.core.redeeming.objections import raise_if_dead
-from service.core.redeeming.saving import Saver
 from service.core.renewal import Renewer
 from service.core.sealing.vault import Vault
 from service.core.singleflight import wait_for_flight
@@ -49,10 +49,9 @@ class TokenBroker:
         self,
         grants: GrantStore,
         renewer: Renewer,
-        saver: Saver,
         revoker: Revoker,
         vault: Vault,
-        shared: TokenCache,
+        caches: Caches,
         local: LocalCache,
         confirmer: Confirmer,
         interest: Interest,
@@ -60,8 +59,8 @@ class TokenBroker:
         clock: Clock,
         policy: Policy,
     ) -> None:
-        self._grants, self._renewer, self._saver, self._revoker = grants, renewer, saver, revoker
-        self._vault, self._shared, self._local, self._confirmer = vault, shared, local, confirmer
+        self._grants, self._renewer, self._revoker = grants, renewer, revoker
+        self._vault, self._caches, self._local, self._confirmer = vault, caches, local, confirmer
         self._interest, self._audit, self._clock, self._policy = interest, audit, clock, policy
 
     async def get(self, application: Application, grant_id: GrantId, min_ttl: timedelta | None = None) -> Handout:
@@ -86,7 +85,7 @@ class TokenBroker:
             return Handout(entry.token, Source.LOCAL)
         token, source = entry.token if entry is not None else None, Source.LOCAL
         if token is None or not lifetimes.is_usable(token, now):
-            token, source = await self._shared_token(grant_id), Source.REDIS
+            token, source = await self._caches.shared_token(grant_id), Source.REDIS
         try:
             worth_asking = source is Source.REDIS or self._policy.local_cache > timedelta(0)
             if token is not None and worth_asking and await self._is_confirmed(grant_id, token, min_ttl):
@@ -102,10 +101,6 @@ class TokenBroker:
         if ahead is not None:
             return Handout(ahead, source)
         return await self._serve(application, grant, min_ttl, asked_at)
-
-    async def _shared_token(self, grant_id: GrantId) -> AccessToken | None:
-        cached = await self._shared.get(grant_id)
-        return self._vault.open_cached(grant_id, cached) if cached is not None else None
 
     async def _is_confirmed(self, grant_id: GrantId, token: AccessToken, min_ttl: timedelta | None) -> bool:
         """Whether a cached *token* may be handed out now because the database says that it is the current one."""
@@ -160,8 +155,7 @@ class TokenBroker:
                 handout = await self._renew(application, grant, None, instead_of=rejected)
             return handout
         except ReauthorizationRequired:
-            self._local.drop(grant.id)
-            await self._shared.bury(grant.id, grant.generation)
+            await self._caches.bury(grant.id, grant.generation)
             await self._grants.discard_access(grant.id, generation=grant.generation)
             raise
 
@@ -191,8 +185,7 @@ class TokenBroker:
             grant_id, application, access=access, refresh_token=refresh_token, scope=scope, at=now
         )
         grant, created = await self._grants.import_(grant_id, sealed, at=now)
-        self._local.drop(grant_id)
-        await self._shared.forget(grant_id)
+        await self._caches.withdraw(grant_id, up_to=grant.generation - 1)
         await self._audit.note(Action.IMPORTED, grant=grant_id)
         return grant, created
 
@@ -237,7 +230,7 @@ class TokenBroker:
     ) -> Handout:
         """Hand out what the row holds, as it stood at *asked_at*, or renew it; caches that disagree are mended."""
         if grant.state is GrantState.REVOKED:
-            await self._shared.bury(grant.id, grant.generation)
+            await self._caches.bury(grant.id, grant.generation)
             raise_if_dead(grant)
         now, token = self._clock.now(), self._vault.open_access(grant)
         usable = token if token is not None and lifetimes.is_usable(token, now) else None
@@ -250,8 +243,7 @@ class TokenBroker:
             and grant.claim is None
             and not self._renewer.in_flight(grant.id)
         ):
-            self._local.put(grant.id, usable, asked_at)
-            await self._saver.publish(grant.id, usable)
+            await self._caches.publish(grant.id, usable, asked_at)
             return Handout(usable, Source.DATABASE)
         return await self._renew(application, grant, usable)
 
@@ -277,7 +269,9 @@ class TokenBroker:
         except BrokerError as error:
             failure = error
         ended_by_us = isinstance(failure, ReauthorizationRequired) and failure.by_us
-        if old is not None and not ended_by_us and lifetimes.is_usable(old, self._clock.now()):
+        if old is None or ended_by_us or self._local.has_buried(grant.id, old.generation):
+            raise failure
+        if lifetimes.is_usable(old, self._clock.now()):
             return Handout(old, Source.RENEWAL_FAILING)
         raise failure
 

@@ -1,7 +1,7 @@
 """Access tokens in this process's memory, bounded, evicting what was used longest ago."""
 
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from service.core.bounded import Bounded
 from service.core.lifetimes import usable_until
@@ -9,6 +9,8 @@ from service.core.model import AccessToken, GrantId
 from service.core.records import Standing
 
 NEVER = float("-inf")
+NOWHERE = -1, datetime.min.replace(tzinfo=UTC)
+"""The grave of what was never buried."""
 MAX_ENTRIES = 100_000
 MAX_BYTES = 128 * 1024 * 1024
 STAYS_IN_USE = 9
@@ -81,7 +83,7 @@ class LocalCache:
         self._entries: Bounded[GrantId, Entry] = Bounded(max_entries, max_bytes)
         self._age, self._max_entries = age, max_entries
         self._in_use: dict[GrantId, int] = {}
-        self._buried: dict[GrantId, int] = {}
+        self._buried: dict[GrantId, tuple[int, datetime]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -116,29 +118,39 @@ class LocalCache:
             entry.confirm(confirmed_at)
 
     def put(self, grant: GrantId, token: AccessToken, confirmed_at: datetime) -> None:
-        """Remember *token*, unless a newer generation is already here or was buried."""
-        known = self._entries.get(grant)
+        """Remember *token*, unless a newer generation is already here, or it was buried since it was confirmed."""
+        known, (buried, buried_at) = self._entries.get(grant), self._buried.get(grant, NOWHERE)
         if known is not None and known.token.generation > token.generation:
             return
-        if self.has_buried(grant, token.generation):
-            return
-        self._buried.pop(grant, None)
+        if token.generation <= buried:
+            if confirmed_at <= buried_at:
+                return
+            del self._buried[grant]
         if known is not None and known.token == token:
             known.confirm(confirmed_at)
             self._entries.use(grant)
         else:
             self._replace(grant, known, Entry(token, confirmed_at, self._age))
 
-    def bury(self, grant: GrantId, generation: int) -> None:
-        """Drop the entry, and let nothing up to *generation* in again: an answer may still be on its way here."""
+    def bury(self, grant: GrantId, generation: int, at: datetime) -> None:
+        """Drop the entry, and let in nothing up to *generation*: an answer may still be on its way here.
+
+        Unless the database confirms it after *at*, when it knew already: then it went back in time since.
+        """
         self.drop(grant)
-        self._buried[grant] = generation
+        buried, buried_at = self._buried.pop(grant, NOWHERE)
+        self._buried[grant] = max(buried, generation), max(buried_at, at)
         if len(self._buried) > self._max_entries:
             del self._buried[next(iter(self._buried))]
 
     def has_buried(self, grant: GrantId, generation: int) -> bool:
-        """Whether *generation* of *grant* is let in no more."""
-        return generation <= self._buried.get(grant, -1)
+        """Whether *generation* of *grant* was revoked or replaced through this process."""
+        return generation <= self._buried.get(grant, NOWHERE)[0]
+
+    def is_ahead_of(self, grant: GrantId, generation: int) -> bool:
+        """Whether *generation* was buried, or a newer one is here."""
+        known = self._entries.get(grant)
+        return self.has_buried(grant, generation) or (known is not None and known.token.generation > generation)
 
     def drop(self, grant: GrantId) -> None:
         entry = self._entries.pop(grant)

@@ -89,8 +89,8 @@ class TokenCache(Protocol):
         """Leave a tombstone, so that nothing up to *generation* is handed out any more."""
         ...
 
-    async def forget(self, grant: GrantId) -> None:
-        """Remove whatever is there."""
+    async def forget(self, grant: GrantId, *, up_to: int) -> None:
+        """Remove whatever is there, even something newer, and leave a tombstone of generation *up_to*."""
         ...
 
 
@@ -189,7 +189,10 @@ class GrantStore(Protocol):
         ...
 
     async def discard_access(self, grant: GrantId, *, generation: int) -> None:
-        """Forget the access token of a dead grant, if it still is at *generation*: the provider rejects it."""
+        """Forget the access token of a grant still at *generation*: the provider rejects it, and none can replace it.
+
+        A revoked grant keeps what the provider must yet be told.
+        """
         ...
 
     async def connect(

@@ -99,17 +99,19 @@ class CachedToken:
 class Standing:
     """The little that confirms a cached token: it is the grant's current one, and nobody is renewing it.
 
-    `issued_at` tells tokens of equal generation apart, should a cache outlive its database.
+    `issued_at` tells tokens of equal generation apart, should a cache outlive its database. `has_token` is False once
+    the token was discarded.
     """
 
     generation: int
     issued_at: datetime | None
     state: GrantState
     claimed: bool
+    has_token: bool
 
     def confirms(self, token: AccessToken) -> bool:
         """Whether *token* is the grant's current one."""
-        return self.generation == token.generation and self.issued_at == token.issued_at
+        return self.has_token and (self.generation, self.issued_at) == (token.generation, token.issued_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,15 @@ from datetime import timedelta
 from typing import Any
 
 from service.core import lifetimes
+from service.core.caches import Caches
 from service.core.clock import Clock
 from service.core.condition.skew import ClockSkew
 from service.core.errors import BrokerError, GrantNotFound, RenewalInProgress, StoreUnavailable, UpstreamError
 from service.core.escrow.recovery import Recovery
 from service.core.local_cache import LocalCache
-from service.core.model import AccessToken, Application, Grant, GrantId, GrantType
+from service.core.model import AccessToken, Application, Grant, GrantId, GrantState, GrantType
 from service.core.policy import Policy
-from service.core.ports import GrantStore, TokenCache
+from service.core.ports import GrantStore
 from service.core.records import Force
 from service.core.redeeming import objections
 from service.core.redeeming.attempts import Attempt, Ending, Observer, Origin
@@ -41,7 +42,7 @@ class Renewer:
         grants: GrantStore,
         redeemer: Redeemer,
         vault: Vault,
-        shared: TokenCache,
+        caches: Caches,
         local: LocalCache,
         recovery: Recovery,
         errands: Errands,
@@ -53,7 +54,7 @@ class Renewer:
         witness: Witness,
         observer: Observer,
     ) -> None:
-        self._grants, self._redeemer, self._vault, self._shared, self._local = grants, redeemer, vault, shared, local
+        self._grants, self._redeemer, self._vault, self._caches, self._local = grants, redeemer, vault, caches, local
         self._recovery, self._errands, self._breaker, self._skew = recovery, errands, breaker, skew
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
@@ -139,6 +140,8 @@ class Renewer:
                     return token
                 whole = await self._reread(seen.id)
             grant = whole
+            if grant.state is GrantState.REVOKED:
+                objections.raise_if_dead(grant)
             if grant.generation > known:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
@@ -190,11 +193,10 @@ class Renewer:
 
     async def _published(self, grant: GrantId, known: int) -> AccessToken | None:
         """The token that another replica has just renewed, if it got as far as the shared cache."""
-        cached = await self._shared.get(grant)
-        if cached is None or cached.generation <= known:
+        token = await self._caches.shared_token(grant)
+        if token is None or token.generation <= known:
             return None
-        token = self._vault.open_cached(grant, cached)
-        return token if token is not None and lifetimes.is_fresh(token, self._clock.now(), None) else None
+        return token if lifetimes.is_fresh(token, self._clock.now(), None) else None
 
     async def _claim(self, application: Application, grant: Grant, *, forced: bool) -> Grant | None:
         now, force = self._clock.now(), None

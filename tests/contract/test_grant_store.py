@@ -515,17 +515,28 @@ async def test_a_grant_dies_with_its_lost_attempt_still_known(stores: Stores) ->
     assert (await stored(stores.grants)).unfinished_generation == 1
 
 
-async def test_only_a_dead_grant_of_that_generation_loses_its_access_token(stores: Stores) -> None:
-    await connected(stores.grants)
-    await stores.grants.discard_access(ALICE, generation=1)
-    assert (await stored(stores.grants)).access_sealed is not None
-    await claim(stores.grants, "mine")
-    await stores.grants.declare_dead(
-        ALICE, generation=1, attempt_id="mine", reason=Reason.REVOKED, code="invalid_grant", at=T0
-    )
+@pytest.mark.parametrize("refresh_token", ["r1", None])
+@pytest.mark.parametrize("dead", [False, True])
+async def test_a_grant_of_that_generation_loses_its_rejected_access_token(
+    stores: Stores, refresh_token: str | None, dead: bool
+) -> None:
+    await connected(stores.grants, refresh_token=refresh_token)
+    if dead:
+        await claim(stores.grants, "mine")
+        assert await declare_dead(stores.grants, "mine")
+    before = await stored(stores.grants)
     await stores.grants.discard_access(ALICE, generation=2)
-    assert (await stored(stores.grants)).access_sealed is not None
+    assert await stored(stores.grants) == before
+    assert (await stores.grants.standings([ALICE]))[ALICE].has_token
     await stores.grants.discard_access(ALICE, generation=1)
-    dead = await stored(stores.grants)
-    assert (dead.access_sealed, dead.state) == (None, GrantState.REAUTHORIZATION_REQUIRED)
-    assert dead.refresh_sealed is not None
+    assert await stored(stores.grants) == replace(before, access_sealed=None, access_expires_at=None)
+    assert not (await stores.grants.standings([ALICE]))[ALICE].has_token
+
+
+async def test_a_revoked_grant_keeps_the_access_token_that_the_provider_must_be_told(stores: Stores) -> None:
+    await connected(stores.grants, refresh_token=None)
+    revoked = await revoke(stores.grants)
+    assert revoked is not None
+    assert revoked.access_sealed is not None
+    await stores.grants.discard_access(ALICE, generation=revoked.generation)
+    assert await stored(stores.grants) == revoked

@@ -73,12 +73,16 @@ async def test_a_token_without_life_is_not_kept(cache: TokenCache) -> None:
     assert await cache.get(ALICE) is None
 
 
-async def test_what_is_forgotten_is_gone_whatever_its_generation(cache: TokenCache) -> None:
+async def test_what_is_forgotten_is_gone_whatever_its_generation_and_only_something_newer_comes_in(
+    cache: TokenCache,
+) -> None:
     await cache.put(ALICE, 3, b"sealed", MINUTE)
-    await cache.forget(ALICE)
-    assert await cache.get(ALICE) is None
-    await cache.put(ALICE, 3, b"other", MINUTE)
-    assert await cache.get(ALICE) == CachedToken(3, b"other")
+    await cache.forget(ALICE, up_to=1)
+    assert await cache.get(ALICE) == CachedToken(1, None)
+    await cache.put(ALICE, 1, b"late", MINUTE)
+    assert await cache.get(ALICE) == CachedToken(1, None)
+    await cache.put(ALICE, 2, b"other", MINUTE)
+    assert await cache.get(ALICE) == CachedToken(2, b"other")
 
 
 async def test_redis_keys_hide_users_and_live_no_longer_than_told(redis: Server) -> None:

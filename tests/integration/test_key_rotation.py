@@ -314,8 +314,9 @@ async def test_tokens_in_redis_under_the_key_that_went_are_misses_and_nobody_suf
             token = container.core.vault.open_access(row) if row is not None else None
             assert row is not None
             assert token is not None
-            while not Redis.from_url(redis.url).keys("token-broker:token:*"):  # Redis may be too slow for the broker
-                await container.core.saver.publish(row.id, token)
+            cached, application = Redis.from_url(redis.url), container.services.directory.application("default")
+            while not any(cached.hget(key, "v") for key in cached.keys("token-broker:token:*")):
+                await container.core.broker.get(application, row.id)  # again: Redis may have been too slow for it
         await ground.rotate()
         async with broker_process(ground.having(NEW)) as broker:
             for _ in range(2):

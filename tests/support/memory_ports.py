@@ -69,8 +69,9 @@ class MemoryTokenCache:
     async def bury(self, grant: GrantId, generation: int) -> None:
         await self._write(grant, CachedToken(generation, None), timedelta(days=1))
 
-    async def forget(self, grant: GrantId) -> None:
+    async def forget(self, grant: GrantId, *, up_to: int) -> None:
         self._entries.pop(grant, None)
+        await self.bury(grant, up_to)
 
     async def _write(self, grant: GrantId, entry: CachedToken, ttl: timedelta) -> None:
         known = await self.get(grant)

@@ -128,7 +128,9 @@ class MemoryGrantStore(_Store):
         async with self._transaction("standings"):
             found = {grant: self.peek(grant) for grant in grants}
             return {
-                grant: Standing(row.generation, row.issued_at, row.state, row.claim is not None)
+                grant: Standing(
+                    row.generation, row.issued_at, row.state, row.claim is not None, row.access_sealed is not None
+                )
                 for grant, row in found.items()
                 if row
             }
@@ -229,9 +231,10 @@ class MemoryGrantStore(_Store):
     async def discard_access(self, grant: GrantId, *, generation: int) -> None:
         async with self._transaction("discard_access"):
             row = self._rows.get(grant)
-            dead = row is not None and row.grant.state is GrantState.REAUTHORIZATION_REQUIRED
-            if row is not None and dead and row.grant.generation == generation:
-                self._change(row, {"access_sealed": None})
+            if row is None or row.grant.state is GrantState.REVOKED:
+                return
+            if row.grant.generation == generation:
+                self._change(row, {"access_sealed": None, "access_expires_at": None})
 
     async def connect(
         self, grant: GrantId, tokens: SealedTokens, *, at: datetime, attempt_id: str, late: bool = False

@@ -1,5 +1,6 @@
 """The core as `service.container` builds it, over stores in memory: as many replicas of it as a test likes."""
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -23,7 +24,7 @@ from service.core.model import (
 )
 from service.core.policy import Policy
 from service.core.sealing.vault import Vault, application_place
-from tests.support.fake_server import FakeAuthorizationServer, Rotation
+from tests.support.fake_server import FakeAuthorizationServer, Rotation, Silence
 from tests.support.memory_audit import MemoryAuditStore
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring, MemoryTokenCache
 from tests.support.memory_stores import (
@@ -193,6 +194,18 @@ class House:
             scope="Office Manager",
         )
         return refresh_token
+
+    async def held_answer(
+        self, replica: Replica, app: Application = VERSATURE
+    ) -> tuple[asyncio.Task[Handout], Silence]:
+        """Let alice's token end and a renewal be answered, with the answer still on its way."""
+        await self.import_(replica)
+        await asyncio.sleep(3600)
+        silence = self.server.fall_silent()
+        asking = asyncio.create_task(replica.ask(app=app))
+        await silence.arrived.wait()
+        self.server.speak()
+        return asking, silence
 
     def answer(
         self,

@@ -71,7 +71,7 @@ def test_what_was_buried_comes_back_only_with_a_newer_generation() -> None:
     """A renewal's answer may still be on its way here when its grant is revoked."""
     cache = LocalCache(timedelta(seconds=5))
     cache.put(grant(1), token(2), NOON)
-    cache.bury(grant(1), 3)
+    cache.bury(grant(1), 3, NOON)
     assert cache.get(grant(1)) is None
     for late in (1, 2, 3):
         cache.put(grant(1), token(late), NOON)
@@ -80,6 +80,32 @@ def test_what_was_buried_comes_back_only_with_a_newer_generation() -> None:
     assert seen(cache, 1) == (token(4), NOON)
     cache.put(grant(2), token(1), NOON)
     assert cache.get(grant(2)) is not None
+
+
+def test_what_was_buried_stays_so_after_something_newer_came_and_went() -> None:
+    cache = LocalCache(timedelta(seconds=5))
+    cache.bury(grant(1), 3, NOON)
+    cache.put(grant(1), token(4), NOON)
+    cache.bury(grant(1), 2, NOON)
+    cache.put(grant(1), token(3), NOON)
+    assert cache.get(grant(1)) is None
+    assert [cache.has_buried(grant(1), generation) for generation in (3, 4)] == [True, False]
+
+
+def test_what_the_database_confirms_after_a_burial_is_believed_for_it_went_back_in_time() -> None:
+    cache, later = LocalCache(timedelta(seconds=5)), NOON + timedelta(seconds=1)
+    cache.bury(grant(1), 3, NOON)
+    cache.put(grant(1), token(2), later)
+    assert seen(cache, 1) == (token(2), later)
+    assert not cache.has_buried(grant(1), 2)
+
+
+def test_a_cache_is_ahead_of_what_was_buried_or_is_older_than_its_entry() -> None:
+    cache = LocalCache(timedelta(seconds=5))
+    cache.bury(grant(1), 3, NOON)
+    cache.put(grant(2), token(3), NOON)
+    assert [cache.is_ahead_of(grant(1), generation) for generation in (3, 4)] == [True, False]
+    assert [cache.is_ahead_of(grant(2), generation) for generation in (2, 3)] == [True, False]
 
 
 def test_dropping_is_not_burying() -> None:
@@ -93,7 +119,7 @@ def test_dropping_is_not_burying() -> None:
 def test_graves_are_bounded_too_and_the_oldest_goes_first() -> None:
     cache = LocalCache(timedelta(seconds=5), max_entries=2)
     for user in (1, 2, 3):
-        cache.bury(grant(user), 5)
+        cache.bury(grant(user), 5, NOON)
     for user in (1, 2, 3):
         cache.put(grant(user), token(5), NOON)
     assert [cache.get(grant(user)) is not None for user in (1, 2, 3)] == [True, False, False]
@@ -109,7 +135,7 @@ def test_an_entry_is_served_without_a_thought_until_its_confirmation_is_old_or_i
     cache.put(grant(1), token(1), NOON)
     assert served_until(cache) == NOON + timedelta(seconds=5)
     confirmed_at = NOON + timedelta(minutes=47, seconds=58)
-    cache.confirm(grant(1), Standing(1, NOON, GrantState.CONNECTED, claimed=False), confirmed_at)
+    cache.confirm(grant(1), Standing(1, NOON, GrantState.CONNECTED, claimed=False, has_token=True), confirmed_at)
     assert served_until(cache) == NOON + timedelta(minutes=48)
 
 
@@ -117,7 +143,7 @@ def test_during_a_flight_nobody_is_served_without_a_thought_whatever_is_confirme
     cache = LocalCache(timedelta(seconds=5))
     cache.put(grant(1), token(1), NOON)
     cache.ground(grant(1))
-    cache.confirm(grant(1), Standing(1, NOON, GrantState.CONNECTED, claimed=False), NOON)
+    cache.confirm(grant(1), Standing(1, NOON, GrantState.CONNECTED, claimed=False, has_token=True), NOON)
     assert served_until(cache) is None
     cache.put(grant(1), token(2, "b"), NOON)
     assert served_until(cache) is None
@@ -129,7 +155,7 @@ def test_whoever_holds_on_to_an_entry_sees_that_it_is_gone() -> None:
     cache = LocalCache(timedelta(seconds=5), max_entries=1)
     ends: tuple[Callable[[], None], ...] = (
         lambda: cache.drop(grant(1)),
-        lambda: cache.bury(grant(1), 0),
+        lambda: cache.bury(grant(1), 0, NOON),
         lambda: cache.put(grant(1), token(2), NOON),
         lambda: cache.put(grant(2), token(1), NOON),
     )

@@ -375,7 +375,7 @@ async def test_an_answer_that_is_only_in_memory_is_stored_before_anything_is_sen
     house.grants.away_for = {"save"}
     await replica.ask()
     if not cached:
-        await house.shared.forget(ALICE)
+        await house.shared.forget(ALICE, up_to=0)
     await asyncio.sleep(LEASE_AND_TAKEOVER)
     house.grants.away_for = set()  # and the saver has not tried again yet
     assert (await fly(house, replica)).generation == 2

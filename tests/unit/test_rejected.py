@@ -1,6 +1,7 @@
 """Versature answered 401 to a token that looks valid: N reports cost one request, and it never comes back."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from service.core.errors import (
     UpstreamUnavailable,
 )
 from service.core.handout import Source
+from service.core.model import GrantState, Reason
 from service.core.redeeming.upstream import NotSent
 from tests.support.replicas import ALICE, COMPANYS, THE_COMPANY, VERSATURE, House, Replica
 
@@ -126,6 +128,25 @@ async def test_a_dead_grant_answers_a_rejection_without_any_request(house: House
         with pytest.raises(ReauthorizationRequired):
             await replica.reject(still_valid)
     assert house.server.count("refresh") == 1
+
+
+@pytest.mark.parametrize(
+    ("refresh", "reason"), [(None, Reason.NO_REFRESH_TOKEN), (b"broken", Reason.UNDECRYPTABLE)], ids=["none", "broken"]
+)
+async def test_without_a_refresh_token_that_opens_a_rejected_token_never_comes_back(
+    house: House, refresh: bytes | None, reason: Reason
+) -> None:
+    replicas = [house.replica(), house.replica()]
+    rejected = await current(house, replicas[0])
+    house.grants.put(replace(await house.row(), refresh_sealed=refresh))
+    for report in (True, False):
+        with pytest.raises(ReauthorizationRequired) as caught:
+            await (replicas[1].reject(rejected) if report else replicas[1].ask())
+        assert caught.value.reason is reason
+    assert replicas[1].broker.standing(await house.row()) == (GrantState.REAUTHORIZATION_REQUIRED, reason)
+    await asyncio.sleep(house.policy.local_cache.total_seconds())
+    with pytest.raises(ReauthorizationRequired):
+        await replicas[0].ask()
 
 
 async def test_a_revoked_grant_gives_nothing_for_a_rejection(house: House, replica: Replica) -> None:

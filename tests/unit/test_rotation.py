@@ -343,7 +343,7 @@ async def test_a_shared_entry_under_a_key_that_is_gone_is_a_miss_and_no_trouble(
     handout = await roll.replica.ask()
     vault = Vault(roll.house.keyring, Policy(), lambda: 0.0)
     sealed = vault.seal_cached(ALICE, handout.token)
-    await roll.house.shared.forget(ALICE)
+    await roll.house.shared.forget(ALICE, up_to=0)
     await roll.house.shared.put(ALICE, handout.token.generation, sealed, timedelta(hours=1))
     roll.house.keyring.sealing = "k2"
     await roll.rotation.run(FAST)

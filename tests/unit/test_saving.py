@@ -8,23 +8,9 @@ import pytest
 
 from service.core.errors import BrokerError, ReauthorizationRequired, RenewalInProgress, StoreUnavailable
 from service.core.handout import Handout, Source
-from service.core.model import Application, GrantState, Reason
-from service.core.redeeming.attempts import Ending
-from tests.support.fake_server import Rotation, Silence
+from service.core.model import GrantState, Reason
+from tests.support.fake_server import Rotation
 from tests.support.replicas import ALICE, HOUR, REVOCABLE, VERSATURE, House, Replica
-
-
-async def held_answer(
-    house: House, replica: Replica, app: Application = VERSATURE
-) -> tuple[asyncio.Task[Handout], Silence]:
-    """Let alice's token end and a renewal be answered, with the answer still on its way."""
-    await house.import_(replica)
-    await asyncio.sleep(3600)
-    silence = house.server.fall_silent()
-    asking = asyncio.create_task(replica.ask(app=app))
-    await silence.arrived.wait()
-    house.server.speak()
-    return asking, silence
 
 
 async def quietly(asking: Awaitable[Handout]) -> BrokerError | Handout:
@@ -37,7 +23,7 @@ async def quietly(asking: Awaitable[Handout]) -> BrokerError | Handout:
 async def test_an_answer_while_the_database_is_away_is_published_and_saved_later(
     house: House, replica: Replica
 ) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     others = [asyncio.create_task(replica.ask()) for _ in range(5)]
     await asyncio.sleep(1)
     house.grants.away = True
@@ -66,7 +52,7 @@ async def test_a_database_that_can_be_read_but_not_written_makes_nobody_redeem_a
 ) -> None:
     """For hours, far beyond the claim's takeover; the published token is served to its end and not longer."""
     house.server.rotation = Rotation.STRICT
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     house.grants.away_for = {"save"}
     silence.release()
     token = (await asking).token
@@ -98,7 +84,7 @@ async def test_while_an_answer_waits_for_the_database_a_rejection_of_its_predece
 
 
 async def test_a_commit_whose_answer_was_lost_counts_once(house: House, replica: Replica) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     house.grants.mute.add("save")
     silence.release()
     token = (await asking).token
@@ -109,7 +95,7 @@ async def test_a_commit_whose_answer_was_lost_counts_once(house: House, replica:
 
 
 async def test_a_process_paused_past_its_lease_wins_if_nobody_took_over(house: House, replica: Replica) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     house.clock.advance(timedelta(minutes=10))
     silence.release()
     await quietly(asking)
@@ -122,7 +108,7 @@ async def test_a_process_paused_past_its_lease_wins_if_nobody_took_over(house: H
 async def test_a_process_paused_past_its_lease_adopts_the_token_of_whoever_took_over(house: House) -> None:
     house.server.rotation = Rotation.OFF
     paused, other = house.replica(), house.replica()
-    asking, silence = await held_answer(house, paused)
+    asking, silence = await house.held_answer(paused)
     house.clock.advance(61)
     newer = (await other.ask()).token
     before = await house.row()
@@ -138,7 +124,7 @@ async def test_a_process_paused_past_its_lease_adopts_the_token_of_whoever_took_
 async def test_an_import_during_a_renewal_wins_and_its_token_is_what_callers_get(
     house: House, replica: Replica
 ) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     await house.import_(house.replica())
     before = await house.row()
     silence.release()
@@ -148,7 +134,7 @@ async def test_an_import_during_a_renewal_wins_and_its_token_is_what_callers_get
 
 
 async def test_an_import_without_a_token_during_a_renewal_wins_too(house: House, replica: Replica) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     refresh_token = house.server.log_in()
     await replica.broker.import_(
         VERSATURE, ALICE, refresh_token=refresh_token, access_token=None, expires_in=None, scope=None
@@ -162,7 +148,7 @@ async def test_an_import_without_a_token_during_a_renewal_wins_too(house: House,
 
 async def test_a_late_save_revives_a_grant_that_was_declared_dead_meanwhile(house: House) -> None:
     paused, other = house.replica(), house.replica()
-    asking, silence = await held_answer(house, paused)
+    asking, silence = await house.held_answer(paused)
     house.clock.advance(61)
     with pytest.raises(ReauthorizationRequired) as caught:
         await other.ask()
@@ -179,7 +165,7 @@ async def test_a_grant_whose_late_answer_came_before_it_could_be_declared_dead_d
     house: House,
 ) -> None:
     paused, other = house.replica(), house.replica()
-    asking, silence = await held_answer(house, paused)
+    asking, silence = await house.held_answer(paused)
     house.clock.advance(61)
     house.grants.held["declare_dead"] = dying = asyncio.Event()
     too_late = asyncio.create_task(other.ask())
@@ -216,64 +202,6 @@ async def test_over_a_revocation_the_late_answer_is_revoked_upstream_and_never_p
     assert await house.row() == before
 
 
-@pytest.mark.parametrize("trouble", ["cannot be written", "is away", "hangs"])
-async def test_over_a_revocation_made_here_a_late_answer_reaches_nobody_even_while_the_database_cannot_take_it(
-    house: House, replica: Replica, trouble: str
-) -> None:
-    asking, silence = await held_answer(house, replica, REVOCABLE)
-    await replica.broker.revoke(REVOCABLE, ALICE)
-    house.grants.away_for = {"save"} if trouble == "cannot be written" else set()
-    house.grants.away = trouble == "is away"
-    gate = asyncio.Event()
-    if trouble == "hangs":
-        house.grants.held = {"save": gate, "get": gate}
-    answered_at = house.clock.monotonic()
-    silence.release()
-    with pytest.raises(ReauthorizationRequired) as caught:
-        await asking
-    assert (caught.value.reason, caught.value.by_us) == (Reason.REVOKED, True)
-    patience = house.policy.save_patience.total_seconds()
-    assert house.clock.monotonic() - answered_at == pytest.approx(patience * (2 if trouble == "hangs" else 1))
-    assert (await house.shared_token(), len(replica.local)) == (None, 0)
-    assert len(replica.spool.kept) == 1
-    house.grants.away, house.grants.away_for, house.grants.held = False, set(), {}
-    gate.set()
-    assert await replica.saver.drain(HOUR) == 0
-    assert house.server.good == set()
-    assert (replica.spool.kept, house.copy.kept) == ({}, {})
-    assert house.tally.endings == {Ending.REVOKED_MEANWHILE: 1}
-
-
-async def test_over_a_revocation_made_elsewhere_a_late_answer_reaches_nobody_while_the_row_can_only_be_read(
-    house: House, replica: Replica
-) -> None:
-    asking, silence = await held_answer(house, replica, REVOCABLE)
-    await house.replica().broker.revoke(REVOCABLE, ALICE)
-    await house.shared.forget(ALICE)
-    house.grants.away_for = {"save"}
-    silence.release()
-    with pytest.raises(ReauthorizationRequired) as caught:
-        await asking
-    assert caught.value.by_us
-    assert (await house.shared_token(), len(replica.local)) == (None, 0)
-    house.grants.away_for = set()
-    assert await replica.saver.drain(HOUR) == 0
-    assert house.server.good == set()
-
-
-async def test_a_revocation_that_only_a_restored_database_remembers_withholds_no_answer(
-    house: House, replica: Replica
-) -> None:
-    await house.import_(replica)
-    await house.replica().broker.revoke(VERSATURE, ALICE)
-    backup = await house.row()
-    asking, silence = await held_answer(house, replica)
-    house.grants.put(backup)
-    house.grants.away_for = {"save"}
-    silence.release()
-    assert (await asking).token.generation == 4
-
-
 async def test_whoever_waits_while_the_grant_is_revoked_does_not_get_the_old_token(
     house: House, replica: Replica
 ) -> None:
@@ -293,7 +221,7 @@ async def test_an_answer_published_from_memory_is_withdrawn_when_the_database_re
     house: House, replica: Replica
 ) -> None:
     """Another replica still reached the database and revoked the grant in it."""
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     house.grants.away_for = {"save"}
     silence.release()
     await asking
@@ -305,7 +233,7 @@ async def test_an_answer_published_from_memory_is_withdrawn_when_the_database_re
 
 
 async def test_an_answer_for_a_grant_without_a_revocation_url_is_simply_dropped(house: House, replica: Replica) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     await replica.broker.revoke(VERSATURE, ALICE)
     silence.release()
     with pytest.raises(ReauthorizationRequired):
@@ -315,7 +243,7 @@ async def test_an_answer_for_a_grant_without_a_revocation_url_is_simply_dropped(
 
 
 async def test_shutdown_waits_for_unsaved_answers_and_counts_what_is_left(house: House, replica: Replica) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     house.grants.away_for = {"save"}
     silence.release()
     assert (await asking).source is Source.STALE
@@ -327,7 +255,7 @@ async def test_shutdown_waits_for_unsaved_answers_and_counts_what_is_left(house:
 
 
 async def test_what_is_published_is_what_was_saved_and_reaches_the_shared_cache(house: House, replica: Replica) -> None:
-    asking, silence = await held_answer(house, replica)
+    asking, silence = await house.held_answer(replica)
     silence.release()
     token = (await asking).token
     assert (await house.stored())[0] == token

@@ -4,11 +4,10 @@ import asyncio
 import itertools
 from datetime import UTC, datetime, timedelta
 
+from service.core.caches import Caches
 from service.core.clock import Clock
 from service.core.errors import ReauthorizationRequired, RenewalInProgress, StoreUnavailable
 from service.core.escrow.custody import Custody
-from service.core.lifetimes import usable_until
-from service.core.local_cache import LocalCache
 from service.core.model import (
     AccessToken,
     Application,
@@ -20,7 +19,7 @@ from service.core.model import (
     WaitingAnswer,
 )
 from service.core.policy import Policy
-from service.core.ports import AuthorizationStore, GrantStore, TokenCache
+from service.core.ports import AuthorizationStore, GrantStore
 from service.core.redeeming.attempts import Attempt, Ending
 from service.core.redeeming.settlements import Settlement, Verdict
 from service.core.redeeming.steps import Step, Witness
@@ -40,6 +39,7 @@ _ENDINGS = {
     Verdict.IN_ESCROW: Ending.ESCROWED,
     Verdict.IN_MEMORY: Ending.IN_MEMORY,
 }
+_UNSETTLED = {Verdict.IN_ESCROW, Verdict.IN_MEMORY}
 
 
 class Saver:
@@ -51,17 +51,17 @@ class Saver:
         requests: AuthorizationStore,
         vault: Vault,
         custody: Custody,
-        shared: TokenCache,
-        local: LocalCache,
+        caches: Caches,
         revoker: Revoker,
         clock: Clock,
         policy: Policy,
         witness: Witness,
     ) -> None:
         self._grants, self._requests, self._vault, self._custody = grants, requests, vault, custody
-        self._shared, self._local, self._revoker = shared, local, revoker
+        self._caches, self._revoker = caches, revoker
         self._clock, self._policy, self._witness = clock, policy, witness
         self._carried: dict[tuple[GrantId, str], asyncio.Task[Settlement]] = {}
+        self._looking: set[asyncio.Task[Settlement | None]] = set()
 
     def carries(self, grant: GrantId, attempt_id: str) -> bool:
         """Whether this process is bringing in the answer of *attempt_id* right now."""
@@ -73,10 +73,13 @@ class Saver:
         """Put *answer* in as the next generation and return the token to hand out.
 
         That is the answer's own token, or the one of whoever won meanwhile. When the database does not commit within
-        `save_patience` the answer goes to escrow and to the callers, and saving goes on without them.
+        `save_patience` the answer goes to escrow and to the callers, and saving goes on without them: unless the row,
+        or what the caches remember, shows that the grant was revoked or replaced meanwhile.
 
         Raises:
             ReauthorizationRequired: the grant was revoked meanwhile.
+            RenewalInProgress: whoever won brought no token.
+            StoreUnavailable: it was revoked or replaced meanwhile, and the database does not say which.
         """
         token = self._vault.date(answer, generation=claimed.generation + 1, scope=answer.scope or claimed.scope)
         sealed = self._vault.seal(
@@ -91,22 +94,16 @@ class Saver:
             claimed.id, claimed.generation, attempt_id, self._clock.now(), sealed, based_on=claimed.issued_at
         )
         settlement = await self.bring_in(application, waiting)
+        if settlement.verdict in _UNSETTLED and await self._caches.are_ahead_of(claimed.id, token):
+            settlement = await self.until_settled(waiting) or await self._judge(waiting)
         attempt.ends_as(_ENDINGS[settlement.verdict])
         if settlement.verdict is Verdict.REVOKED:
             raise ReauthorizationRequired(claimed.id, Reason.REVOKED, by_us=True)
         if settlement.verdict is Verdict.SUPERSEDED:
             token = self._adopt(settlement.grant)
-        self._local.put(claimed.id, token, settlement.asked_at)
-        await self.publish(claimed.id, token)
+        await self._caches.publish(claimed.id, token, settlement.asked_at)
         self._witness(Step.PUBLISHED)
         return token
-
-    async def publish(self, grant: GrantId, token: AccessToken) -> None:
-        """Let the other replicas have *token*, for as long as it may be handed out."""
-        ttl = usable_until(token) - self._clock.now()
-        if ttl > timedelta(0):
-            await self._shared.put(grant, token.generation, self._vault.seal_cached(grant, token), ttl)
-            self._witness(Step.SHARED)
 
     async def bring_in(self, application: Application, answer: WaitingAnswer) -> Settlement:
         """Store *answer*; what became of it by the time it is stored or safe, whichever comes first.
@@ -129,7 +126,7 @@ class Saver:
     async def _carry(
         self, application: Application, answer: WaitingAnswer, kept: asyncio.Future[Settlement]
     ) -> Settlement:
-        tries = itertools.count()
+        tries, patience = itertools.count(), self._policy.save_patience.total_seconds()
         storing = asyncio.create_task(
             until_stored(lambda: self.settle(answer, late=next(tries) > 0), self._clock, "an answer")
         )
@@ -137,28 +134,25 @@ class Saver:
             settlement = await wait_for_flight(storing, self._policy.save_patience)
         except TimeoutError:
             safe = await self._custody.keep(answer)
-            verdict = Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY
-            if await self._is_unwanted(answer):
-                verdict = Verdict.REVOKED
+            looking = asyncio.create_task(self._look(answer))
+            self._looking.add(looking)  # and never cancelled: that would cost a slow database a connection
+            looking.add_done_callback(self._looking.discard)
+            await asyncio.wait({looking, storing}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if not storing.done():
-                kept.set_result(Settlement(verdict, LONG_AGO))
+                seen = looking.result() if looking.done() else None
+                kept.set_result(seen or Settlement(Verdict.IN_ESCROW if safe else Verdict.IN_MEMORY, LONG_AGO))
             settlement = await storing
         await self.conclude(application, answer, settlement)
         return settlement
 
-    async def _is_unwanted(self, answer: WaitingAnswer) -> bool:
-        """Whether the grant was revoked while *answer* was on its way: a row that cannot be written may yet be read.
-
-        When it is not read within `save_patience` this process knows of its own revocations only.
-        """
+    async def _look(self, answer: WaitingAnswer) -> Settlement | None:
+        """What a row that cannot be written may yet say of a renewal's *answer*; a login wins whatever it says."""
         if answer.ticket_digest is not None:
-            return False
+            return None
         try:
-            async with asyncio.timeout(self._policy.save_patience.total_seconds()):
-                current = await self._grants.get(answer.grant)
-        except (TimeoutError, StoreUnavailable):
-            return self._local.has_buried(answer.grant, answer.generation + 1)
-        return current is not None and current.state is GrantState.REVOKED and not current.predates(answer)
+            return await self._judge(answer)
+        except Exception:  # whatever the database says: it must not cost the callers their answer
+            return None
 
     async def settle(self, answer: WaitingAnswer, *, late: bool = True) -> Settlement:
         """Try once to store *answer*; repeating it is harmless, whoever does. Every try but the very first is *late*.
@@ -178,12 +172,7 @@ class Saver:
                 at=asked_at,
             )
         self._witness(Step.SAVED)
-        if stored:
-            return Settlement(Verdict.SAVED, asked_at)
-        asked_at, current = self._clock.now(), await self._grants.get(answer.grant)
-        if current is not None and current.saved_attempt_id == answer.attempt_id:
-            return Settlement(Verdict.SAVED, asked_at, current)
-        return await self._not_stored(answer, asked_at, current)
+        return Settlement(Verdict.SAVED, asked_at) if stored else await self._judge(answer)
 
     async def _connect(self, answer: WaitingAnswer, ticket_digest: bytes, *, late: bool) -> bool:
         now = self._clock.now()
@@ -195,22 +184,26 @@ class Saver:
         self._witness(Step.CONNECTED)
         await self._requests.complete(ticket_digest, at=now)
         self._witness(Step.COMPLETED)
-        self._local.drop(answer.grant)
-        await self._shared.forget(answer.grant)
+        await self._caches.withdraw(answer.grant, up_to=connected.generation - 1)
         return True
 
-    async def _not_stored(self, answer: WaitingAnswer, asked_at: datetime, current: Grant | None) -> Settlement:
-        """Somebody newer won, or the database is an older one than the answer was based on."""
+    async def _judge(self, answer: WaitingAnswer) -> Settlement:
+        """What became of *answer* by its row: stored, or somebody newer won, or the row is older than the answer's.
+
+        Raises:
+            StoreUnavailable: the row is the very one that the answer is based on, or cannot be read.
+        """
+        asked_at, current = self._clock.now(), await self._grants.get(answer.grant)
+        if current is not None and current.saved_attempt_id == answer.attempt_id:
+            return Settlement(Verdict.SAVED, asked_at, current)
         if current is None or current.predates(answer):
             return Settlement(Verdict.DATABASE_BEHIND, asked_at, current)
         if current.generation == answer.generation and answer.ticket_digest is None:
             raise StoreUnavailable("An answer was refused by the row that it is based on.")
-        self._local.drop(answer.grant)
-        await self._shared.forget(answer.grant)
         if current.state is GrantState.REVOKED:
-            self._local.bury(answer.grant, current.generation)
-            await self._shared.bury(answer.grant, current.generation)
+            await self._caches.withdraw(answer.grant, up_to=current.generation)
             return Settlement(Verdict.REVOKED, asked_at, current)
+        await self._caches.withdraw(answer.grant, up_to=current.generation - 1)
         return Settlement(Verdict.SUPERSEDED, asked_at, current)
 
     async def conclude(self, application: Application | None, answer: WaitingAnswer, settlement: Settlement) -> None:

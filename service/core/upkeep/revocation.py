@@ -3,12 +3,12 @@
 import logging
 from datetime import datetime, timedelta
 
+from service.core.caches import Caches
 from service.core.clock import Clock
 from service.core.directory import Directory
 from service.core.errors import ApplicationNotFound, BrokerError, ClientRejected, GrantNotFound
-from service.core.local_cache import LocalCache
 from service.core.model import Application, Grant, GrantId, SealedTokens, UpstreamRevocation, WaitingAnswer
-from service.core.ports import AuthorizationServer, GrantStore, RenewalQueue, TokenCache
+from service.core.ports import AuthorizationServer, GrantStore, RenewalQueue
 from service.core.redeeming.upstream import Outcome
 from service.core.sealing.digests import fingerprint
 from service.core.sealing.vault import Vault
@@ -27,14 +27,13 @@ class Revoker:
         grants: GrantStore,
         server: AuthorizationServer,
         vault: Vault,
-        shared: TokenCache,
-        local: LocalCache,
+        caches: Caches,
         queue: RenewalQueue,
         directory: Directory,
         clock: Clock,
     ) -> None:
         self._grants, self._server, self._vault = grants, server, vault
-        self._shared, self._local, self._clock = shared, local, clock
+        self._caches, self._clock = caches, clock
         self._queue, self._directory = queue, directory
 
     async def revoke(self, application: Application, grant: GrantId) -> UpstreamRevocation:
@@ -49,8 +48,7 @@ class Revoker:
         revoked = await self._grants.revoke(grant, upstream=wanted, at=now, retry_at=now + TOLD_AGAIN_AFTER)
         if revoked is None:
             raise GrantNotFound(grant)
-        self._local.bury(grant, revoked.generation)
-        await self._shared.bury(grant, revoked.generation)
+        await self._caches.bury(grant, revoked.generation)
         if revoked.upstream_revocation is UpstreamRevocation.PENDING:
             return await self._tell_provider(application, revoked)
         return revoked.upstream_revocation or UpstreamRevocation.NOT_CONFIGURED
