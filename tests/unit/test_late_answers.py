@@ -107,6 +107,23 @@ async def test_another_login_after_a_revocation_is_remembered_while_the_database
     assert (await replica.ask(app=REVOCABLE)).token == (await house.stored())[0]
 
 
+async def test_an_answer_handed_out_from_escrow_is_withdrawn_everywhere_once_another_login_won(
+    house: House, replica: Replica
+) -> None:
+    asking, silence = await house.held_answer(replica)
+    house.grants.away_for = {"save"}
+    silence.release()
+    token = (await asking).token
+    assert await house.shared_token() == token
+    await house.import_(house.replica())
+    assert await house.shared_token() is None
+    house.grants.away_for = set()
+    assert await replica.saver.drain(HOUR) == 0
+    house.grants.away = True
+    with pytest.raises(StoreUnavailable):
+        await replica.ask()
+
+
 async def test_a_revocation_that_only_a_restored_database_remembers_withholds_no_answer(
     house: House, replica: Replica
 ) -> None:
