@@ -4,12 +4,13 @@ from enum import Enum
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
+from sqlalchemy import URL, make_url
 
 from service.config import Settings
 
 MASK = "(set)"
 UNSET = "(not set)"
-_ADDRESSES = frozenset({"broker_database_url", "broker_redis_url"})
+OPTIONS = "?…"
 
 
 def shown_settings(settings: Settings) -> dict[str, str]:
@@ -20,10 +21,9 @@ def shown_settings(settings: Settings) -> dict[str, str]:
 def _shown(name: str, value: object) -> str:
     if name == "broker_encryption_keys" and isinstance(value, tuple):
         return ", ".join(f"{key.id}:{MASK}" for key in value)
-    if name in _ADDRESSES and isinstance(value, SecretStr):
-        return without_credentials(value.get_secret_value())
     if isinstance(value, SecretStr):
-        return MASK
+        address = _ADDRESSES.get(name)
+        return address(value.get_secret_value()) if address else MASK
     if value is None or value in ((), ""):
         return UNSET
     if isinstance(value, tuple | frozenset):
@@ -31,8 +31,21 @@ def _shown(name: str, value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def without_credentials(url: str) -> str:
-    """The address alone: neither user nor password, nor options, which may hold either."""
+def _database_address(url: str) -> str:
+    """The address that SQLAlchemy understands: neither user nor password, nor options, which may hold either."""
+    read = make_url(url)
+    bare = URL.create(read.drivername, host=read.host, port=read.port, database=read.database).render_as_string()
+    if url.count("@") > (0 if read.username is None else 1):
+        return MASK  # some of a password may pass for an address
+    return bare + (OPTIONS if read.query else "")
+
+
+def _redis_address(url: str) -> str:
+    """The same of what redis-py understands."""
     parts = urlsplit(url)
-    address = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{address}{parts.path}" + ("?…" if parts.query else "")
+    if url.count("@") > parts.netloc.count("@"):
+        return MASK
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + (OPTIONS if parts.query else "")
+
+
+_ADDRESSES = {"broker_database_url": _database_address, "broker_redis_url": _redis_address}
