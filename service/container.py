@@ -152,7 +152,7 @@ def _duties(
     settings: Settings, core: Core, audit: Audit, census: Census, health: Health, stock: Stock
 ) -> tuple[Duty, ...]:
     policy, kept = settings.policy, timedelta(days=settings.broker_audit_days)
-    duties = (
+    return (
         Duty("confirming cached tokens", policy.confirm_every, core.revalidator.tick),
         Duty("replaying escrow", REPLAY_EVERY, core.recovery.replay),
         Duty("background renewal", policy.background_every, core.background.tick),
@@ -163,7 +163,6 @@ def _duties(
         Duty("writing the audit", AUDIT_EVERY, lambda: _write_audit(core, audit)),
         Duty("forgetting the audit", FORGET_EVERY, lambda: audit.forget(kept)),
     )
-    return tuple(duty for duty in duties if duty.period > timedelta(0))
 
 
 async def _write_audit(core: Core, audit: Audit) -> None:

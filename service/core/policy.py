@@ -43,5 +43,8 @@ class Policy:
 
     @property
     def confirm_every(self) -> timedelta:
-        """How often what is cached is confirmed: so often that one failed try leaves time for another."""
-        return self.local_cache / 3
+        """How often what is cached is confirmed: so often that one failed try leaves time for another.
+
+        Where nothing is served unasked the directory is read anew all the same: a browser's trip does not ask for it.
+        """
+        return self.local_cache / 3 or timedelta(seconds=1)
