@@ -33,13 +33,27 @@ async def reach(url: str, clock: Clock) -> Reached:
     """
     try:
         async with asyncio.timeout(PATIENCE.total_seconds()):
-            async with httpx.AsyncClient(follow_redirects=False, timeout=PATIENCE.total_seconds()) as client:
-                answer = await client.head(url, headers={"User-Agent": "token-broker doctor"})
+            async with _client() as client:
+                answer = await client.head(url)
     except TimeoutError:
         raise Unreachable(f"no answer within {PATIENCE.total_seconds():g} s") from None
-    except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as failure:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ssl.SSLError, OSError) as failure:
         raise Unreachable(_kind(failure)) from None
     return Reached(answer.status_code, _skew(answer.headers.get("Date"), clock.now()))
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        follow_redirects=False,
+        timeout=PATIENCE.total_seconds(),
+        headers={"User-Agent": "token-broker doctor"},
+        event_hooks={"response": [_lead_nowhere]},
+    )
+
+
+async def _lead_nowhere(response: httpx.Response) -> None:
+    """Take away what httpx makes a next request of, though it sends none: on a malformed `Location` it fails."""
+    response.headers.pop("Location", None)
 
 
 def _kind(failure: Exception) -> str:

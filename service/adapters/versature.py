@@ -74,6 +74,7 @@ class VersatureServer:
             limits=httpx.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE.total_seconds()),
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "token-broker"},
+            event_hooks={"response": [_lead_nowhere]},
         )
 
     async def close(self) -> None:
@@ -140,7 +141,7 @@ class VersatureServer:
             if not await _ended(task, self._deadline):
                 raise TimeoutError
             task.result()
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, TimeoutError):
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, ssl.SSLError, OSError, TimeoutError):
             if exchange.status < 300:
                 raise _sort(exchange) from None
             exchange.body = b""
@@ -158,6 +159,11 @@ class VersatureServer:
                 exchange.body += chunk
                 if len(exchange.body) > MAX_BODY_BYTES:
                     break
+
+
+async def _lead_nowhere(response: httpx.Response) -> None:
+    """Take away what httpx makes a next request of, though it sends none: on a malformed `Location` it fails."""
+    response.headers.pop("Location", None)
 
 
 async def _ended(task: asyncio.Task[None], deadline: float) -> bool:

@@ -444,6 +444,16 @@ async def test_redirects_are_never_followed(clock: FakeClock, status: int) -> No
         assert [heard.target for heard in wire.requests] == ["/api/oauth/token/", "/api/oauth/revoke/"]
 
 
+@pytest.mark.parametrize("location", ["http://[::1", "http://host:port/", "https://xn--a.com/", "mailto:x@y", "/\x01"])
+async def test_a_redirect_to_an_impossible_place_is_an_answer_too(clock: FakeClock, location: str) -> None:
+    async def nowhere(client: Client) -> None:
+        await client.answer(302, b"", Location=location)
+
+    async with told(clock, nowhere) as (server, app, _):
+        with pytest.raises(OtherRefusal):
+            await server.refresh(app, SECRET, "r1")
+
+
 async def test_connections_are_kept_and_never_more_than_allowed(clock: FakeClock) -> None:
     async def slowly(client: Client) -> None:
         await asyncio.sleep(0.005)
@@ -477,6 +487,7 @@ async def test_a_connection_that_the_provider_closed_meanwhile_costs_nothing(clo
         "https://127.0.0.1:{closed}/",
         "http://no-such-host.invalid/",
         "http://a..b/",
+        "https://xn--a.com/",
         "http://" + "a" * 64 + ".invalid/",
         "http://[::1/",
         "ftp://127.0.0.1/",

@@ -176,6 +176,19 @@ async def test_a_provider_that_is_away_behind_its_proxy_is_told(tmp_path: Path, 
     assert f"is in trouble ({status})" in told
 
 
+async def test_a_provider_that_leads_nowhere_is_reached_all_the_same(tmp_path: Path) -> None:
+    async def answer(client: Client) -> None:
+        await client.answer(302, b"", Location="http://[::1")
+
+    async with listening(answer) as wire:
+        found = checks(await terminal_in(tmp_path, wire.base_url).run("doctor", "--json"))
+    assert found["provider of default"]["detail"].endswith("answers (302)")
+
+
+async def test_a_provider_whose_name_nobody_can_have_is_told(tmp_path: Path) -> None:
+    assert "cannot be reached" in (await wrong(terminal_in(tmp_path, "https://xn--a.com")))["provider of default"]
+
+
 async def test_without_an_application_or_a_caller_somebody_is_told_to_add_one(tmp_path: Path) -> None:
     terminal = terminal_in(tmp_path).bare()
     await terminal.type("migrate")
