@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import httpx
 
@@ -17,7 +18,7 @@ from service.core.redeeming.upstream import MAX_BODY_BYTES, Ambiguous, NotSent, 
 
 KEEPALIVE = timedelta(seconds=1)
 AFTERTHOUGHT = timedelta(milliseconds=100)
-_FIRST_BYTES_LEAVE = frozenset({"http11.send_request_headers.started", "http2.send_request_headers.started"})
+_FIRST_BYTES_LEAVE = "http11.send_request_headers.started"
 
 Observe = Callable[[str, str, float], None]
 """Told of every request: the grant type (or `revocation`), its outcome's label, and the seconds it took."""
@@ -40,8 +41,9 @@ class _Exchange:
     retry_after: str | None = None
     body: bytes = field(default=b"", repr=False)
 
-    async def trace(self, event: str, _info: object) -> None:
-        if event in _FIRST_BYTES_LEAVE:
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
+        # A proxy is first asked for a tunnel, and of that the provider hears nothing.
+        if event == _FIRST_BYTES_LEAVE and info["request"].method != b"CONNECT":
             if self.clock.monotonic() > self.latest:
                 raise TimeoutError
             self.sent = True

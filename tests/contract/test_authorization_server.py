@@ -532,24 +532,29 @@ async def test_a_server_that_nobody_vouches_for_hears_nothing(clock: FakeClock, 
         assert await hearing == b""
 
 
-def hear_over_tls(listener: socket.socket, context: ssl.SSLContext) -> bytes:
-    """What one client says behind its handshake."""
+def hear_over_tls(listener: socket.socket, context: ssl.SSLContext, *, tunnel: bool = False) -> bytes:
+    """What one client says behind its handshake, and before that behind its wish for a *tunnel*."""
     connection, _ = listener.accept()
     with contextlib.closing(connection):
+        if tunnel:
+            assert connection.recv(65536).startswith(b"CONNECT ")
+            connection.sendall(b"HTTP/1.1 200 Any\r\n\r\n")
         try:
-            return context.wrap_socket(connection, server_side=True).recv(65536)
+            with context.wrap_socket(connection, server_side=True) as secured:
+                return secured.recv(65536)
         except (ssl.SSLError, ConnectionError):
             return b""
 
 
-def self_signed(folder: Path) -> ssl.SSLContext:
+def self_signed(folder: Path, host: str = "127.0.0.1") -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     both = folder / "server.pem"
@@ -560,6 +565,42 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(both)
     return context
+
+
+@pytest.mark.parametrize("status", [200, 407, 502])
+async def test_a_proxy_that_makes_no_way_to_the_provider_has_passed_nothing_on(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    async def answer(client: Client) -> None:  # behind a 200, nobody speaks TLS
+        await client.answer(status, b"")
+        client.hang_up()
+
+    async with listening(answer) as proxy:
+        take_proxy(monkeypatch, proxy.port)
+        async with adapter(clock) as server:
+            with pytest.raises(NotSent):
+                await server.refresh(users_application("https://provider.example"), SECRET, "r1")
+        assert [(heard.method, heard.target) for heard in proxy.requests] == [("CONNECT", "provider.example:443")]
+
+
+async def test_what_went_through_a_proxys_tunnel_was_sent(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        take_proxy(monkeypatch, listener.getsockname()[1])
+        context = self_signed(tmp_path, "provider.example")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+        hearing = asyncio.create_task(asyncio.to_thread(hear_over_tls, listener, context, tunnel=True))
+        async with adapter(clock) as server:
+            with pytest.raises(Ambiguous):
+                await server.refresh(users_application("https://provider.example"), SECRET, "r1")
+        assert (await hearing).startswith(b"POST /api/oauth/token/ ")
+
+
+def take_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Let clients that are made from now on go by a proxy on this machine, as an environment says it."""
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("no_proxy", "")
 
 
 async def test_who_waits_for_a_connection_in_vain_has_sent_nothing(clock: FakeClock) -> None:
