@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -21,8 +21,10 @@ from service.forms import (
     is_loopback,
     own_url,
     parse_keys,
+    read_base_url,
     read_network,
     read_origin,
+    read_text,
     read_url,
     split,
 )
@@ -39,7 +41,9 @@ class WrongSettings(Exception):
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]
+Text = Annotated[str, AfterValidator(read_text)]
 Url = Annotated[str, Field(), BeforeValidator(lambda value: read_url(str(value)))]
+BaseUrl = Annotated[str, Field(), BeforeValidator(lambda value: read_base_url(str(value)))]
 Keys = Annotated[tuple[SealingKey, ...], BeforeValidator(parse_keys)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -51,14 +55,14 @@ class Settings(BaseSettings):
         enable_decoding=False, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    versature_client_id: str | None = None
+    versature_client_id: Text | None = None
     versature_client_secret: Annotated[SecretStr | None, Field(validate_default=True)] = None
-    versature_vendor_id: str | None = None
-    versature_base_url: Url = "https://integrate.versature.com/api"
+    versature_vendor_id: Text | None = None
+    versature_base_url: BaseUrl = "https://integrate.versature.com/api"
     versature_token_url: Url | None = None
     versature_authorize_url: Url | None = None
     versature_revocation_url: Url | None = None
-    versature_scope: str | None = None
+    versature_scope: Text | None = None
     versature_pkce: bool = False
     versature_grant_types: Annotated[frozenset[GrantType], BeforeValidator(split), Field(min_length=1)] = frozenset(
         GrantType
@@ -70,7 +74,7 @@ class Settings(BaseSettings):
     broker_encryption_keys: Annotated[Keys, Field(repr=False)]
     broker_host: str = "127.0.0.1"
     broker_port: Annotated[int, Field(ge=1, le=65_535)] = 8000
-    broker_public_url: Annotated[Url | None, Field(validate_default=True)] = None
+    broker_public_url: Annotated[BaseUrl | None, Field(validate_default=True)] = None
     broker_routes: Literal["all", "internal", "public"] = "all"
     broker_admin_key: SecretStr | None = None
     broker_return_origins: Names = ()
@@ -133,11 +137,9 @@ class Settings(BaseSettings):
     def _public_url_is_safe(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None and not {"broker_host", "broker_port"} <= info.data.keys():
             return None
-        parts = urlsplit(url or read_url(own_url(info.data["broker_host"], info.data["broker_port"])))
+        parts = urlsplit(url or read_base_url(own_url(info.data["broker_host"], info.data["broker_port"])))
         if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
             raise ValueError("must be https, or http on loopback; set it when BROKER_HOST is not loopback")
-        if parts.query:
-            raise ValueError("must not have a query")
         return url
 
     @field_validator("broker_return_origins")

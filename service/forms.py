@@ -3,6 +3,7 @@
 import base64
 import binascii
 import ipaddress
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from redis.asyncio.connection import Connection, parse_url
 from sqlalchemy import make_url
 
 from service.core.access.origins import origin_of
-from service.core.access.registration import check_url
+from service.core.access.registration import check_base_url, check_text, check_url
 from service.core.errors import InvalidRequest
 from service.core.model import SealingKey
 from service.core.names import KEY_ID
@@ -43,8 +44,22 @@ def parse_keys(value: object) -> tuple[SealingKey, ...]:
 
 def read_url(value: str) -> str:
     """An absolute http(s) URL."""
+    return _read(value, check_url)
+
+
+def read_base_url(value: str) -> str:
+    """An absolute http(s) URL that paths can be put behind."""
+    return _read(value, check_base_url)
+
+
+def read_text(value: str) -> str:
+    """A client id, scope or vendor id."""
+    return _read(value, check_text)
+
+
+def _read(value: str, check: Callable[[str], str]) -> str:
     try:
-        return check_url(value)
+        return check(value)
     except InvalidRequest as wrong:
         raise ValueError(wrong.detail) from None
 

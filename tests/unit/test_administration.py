@@ -65,6 +65,8 @@ async def test_a_client_secret_is_sealed_for_its_application_and_hidden_from_eve
         {"client_secret": ""},
         {"base_url": "provider.example"},
         {"base_url": "ftp://provider.example"},
+        {"base_url": "https://provider.example/api?tenant=1"},
+        {"base_url": "https://provider.example/api#"},
         {"token_url": "https://user:pass@provider.example/"},
         {"authorize_url": "https://provider.example/#here"},
         {"revocation_url": "https://provider.example/ x"},

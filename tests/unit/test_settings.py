@@ -95,6 +95,9 @@ def test_an_empty_variable_is_an_unset_one(name: str) -> None:
 
 
 WRONG: dict[str, list[str]] = {
+    "VERSATURE_CLIENT_ID": ["client-id\r", "client\tid", "x" * 1025, "client-\udcff"],
+    "VERSATURE_VENDOR_ID": ["vendor\r"],
+    "VERSATURE_SCOPE": ["Office Manager\r"],
     "VERSATURE_BASE_URL": [
         "nonsense",
         "/api",
@@ -102,6 +105,9 @@ WRONG: dict[str, list[str]] = {
         "https://",
         "https://user:geheim@versature.example",
         "https://versature.example/#fragment",
+        "https://versature.example/#",
+        "https://versature.example/api?tenant=1",
+        "https://versature.example/api?",
         "https://versature.example:99999",
         "https://ver sature/",
     ],
@@ -146,7 +152,9 @@ WRONG: dict[str, list[str]] = {
         "http://10.0.0.1:8000",
         "http://localhost.evil.example",
         "https://broker.example/?a=b",
+        "https://broker.example/?",
         "https://broker.example/#fragment",
+        "https://broker.example/#",
         "https://user:geheim@broker.example",
     ],
     "BROKER_ROUTES": ["none", "ALL", "internal,public"],

@@ -54,7 +54,7 @@ def seal_registration(registration: Registration, vault: Vault) -> Application:
     check_name(registration.name)
     if not registration.base_url:
         raise InvalidRequest("An application needs a base URL.")
-    base = check_url(registration.base_url).rstrip("/")
+    base = check_base_url(registration.base_url).rstrip("/")
     return _checked(
         Application(
             name=registration.name,
@@ -123,16 +123,22 @@ def _checked(application: Application) -> Application:
     if not application.client_id:
         raise InvalidRequest("An application needs a client id.")
     for text in (application.client_id, application.oauth_scope, application.vendor_id):
-        _check_text(text or "")
+        check_text(text or "")
     for url in (application.token_url, application.authorize_url, application.revocation_url):
         if url is not None:
             check_url(url)
     return application
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> str:
+    """*text*, if a client id, scope or vendor id may read like that.
+
+    Raises:
+        InvalidRequest: it may not.
+    """
     if len(text) > MAX_TEXT_LENGTH or any(unicodedata.category(char) in {"Cc", "Cs"} for char in text):
         raise InvalidRequest(f"Client id, scope and vendor id have at most {MAX_TEXT_LENGTH} printable characters.")
+    return text
 
 
 def check_url(url: str) -> str:
@@ -149,4 +155,15 @@ def check_url(url: str) -> str:
         raise wrong from None
     if not acceptable or "@" in parts.netloc or parts.fragment or any(ord(char) <= 0x20 for char in url):
         raise wrong
+    return url
+
+
+def check_base_url(url: str) -> str:
+    """*url*, if it is one that `check_url` takes and paths can be put behind.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if "?" in check_url(url) or "#" in url:
+        raise InvalidRequest("A base URL has neither query nor fragment: paths are put behind it.")
     return url
