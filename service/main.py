@@ -34,11 +34,11 @@ def create_app(settings: Settings, *, make: Callable[[Settings, Metrics], Contai
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[LifespanState]:
         container = make(settings, metrics)
-        await container.start()
-        # Who counts every request, or asks for every answer, has nothing to decide beforehand.
-        decided = settings.broker_caller_requests_per_second == 0 and settings.broker_local_cache_seconds > 0
-        hot.lane = container.services.lane if decided else None
         try:
+            await container.start()
+            # Who counts every request, or asks for every answer, has nothing to decide beforehand.
+            decided = settings.broker_caller_requests_per_second == 0 and settings.broker_local_cache_seconds > 0
+            hot.lane = container.services.lane if decided else None
             yield {"services": container.services, "metrics": metrics}
         finally:
             await container.close()

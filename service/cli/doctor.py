@@ -107,7 +107,7 @@ async def _inside(settings: Settings, container: Container) -> AsyncIterator[Fin
     try:
         await container.services.directory.check()
         yield await _stored_secrets(container)
-    except (StoreUnavailable, TimeoutError):
+    except StoreUnavailable:
         yield Finding("contents", False, "the database stopped answering while it was read: try again")
         return
     callers = len(container.services.directory.callers)

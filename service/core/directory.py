@@ -98,23 +98,23 @@ class Directory:
         """Ask the database whether anything changed, and read it anew if so. Concurrent checks cost one query.
 
         Raises:
-            StoreUnavailable: what was read before stays in force.
+            StoreUnavailable: the database is away or takes too long; what was read before stays in force.
         """
         task, _ = self._checks.join(None, self._check)
-        await wait_for_flight(task, self._policy.wait)
+        try:
+            await wait_for_flight(task, self._policy.wait)
+        except TimeoutError:
+            raise StoreUnavailable from None
 
     async def catch_up(self) -> None:
-        """Know of every change that was made before this was called; a database that takes too long counts as away.
+        """Know of every change that was made before this was called.
 
         Raises:
             StoreUnavailable: what was read before stays in force.
         """
-        try:
-            if self._checks.running(None):
-                await self.check()  # it may have looked before the change
-            await self.check()
-        except TimeoutError:
-            raise StoreUnavailable from None
+        if self._checks.running(None):
+            await self.check()  # it may have looked before the change
+        await self.check()
 
     async def _check(self) -> None:
         asked_at = self._clock.now()
@@ -143,7 +143,7 @@ class Directory:
             return
         try:
             await self.check()
-        except (StoreUnavailable, TimeoutError):
+        except StoreUnavailable:
             if not self.is_loaded:
                 raise StoreUnavailable("The callers have not been read yet.") from None
 

@@ -103,6 +103,8 @@ async def test_a_database_that_hangs_delays_a_known_key_no_longer_than_the_wait_
     assert house.clock.monotonic() - began == 15
     with pytest.raises(StoreUnavailable):
         await replica.directory.identify("vtb_new")
+    with pytest.raises(StoreUnavailable):
+        await replica.directory.check()
 
 
 async def test_concurrent_callers_share_one_question(house: House, replica: Replica) -> None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,8 @@ from service.core.condition.shutdown import Shutdown
 from service.core.errors import StoreUnavailable
 from service.core.records import EscrowEntry
 from service.lifecycle import Container
+from service.main import create_app
+from tests.support.brokers import SEALING_KEY, settings_from
 from tests.support.memory_ports import MemoryEscrow
 from tests.support.replicas import VERSATURE, House, Replica
 
@@ -51,6 +53,41 @@ async def test_an_escrow_that_cannot_be_replayed_does_not_keep_a_process_from_st
     assert "escrow could not be replayed" in caplog.messages
     await house.import_(replica)
     assert (await replica.ask()).token.generation == 1
+
+
+async def test_a_database_that_hangs_does_not_keep_a_process_from_starting(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.rows.held["version"] = asyncio.Event()
+    replica = house.replica(settings=VERSATURE)
+    await container(replica).start()
+    assert "the database cannot be asked yet; starting without it" in caplog.messages
+    house.rows.held["version"].set()
+    await replica.directory.check()
+    assert replica.directory.is_loaded
+
+
+async def test_a_start_that_fails_closes_what_it_had_begun() -> None:
+    closed: list[bool] = []
+
+    class Failing:
+        async def start(self) -> None:
+            raise RuntimeError("nobody thought of this")
+
+        async def close(self) -> None:
+            closed.append(True)
+
+    async def begin() -> dict[str, str]:
+        return {"type": "lifespan.startup"}
+
+    async def hear(message: MutableMapping[str, Any]) -> None:
+        assert message["type"] == "lifespan.startup.failed"
+
+    settings = settings_from({"BROKER_ENCRYPTION_KEYS": SEALING_KEY})
+    app = create_app(settings, make=lambda _settings, _metrics: cast("Container", Failing()))
+    with pytest.raises(RuntimeError, match="nobody thought of this"):
+        await app({"type": "lifespan", "state": {}}, begin, hear)
+    assert closed == [True]
 
 
 async def test_a_database_that_does_not_take_what_waits_does_not_keep_a_process_from_starting(house: House) -> None:

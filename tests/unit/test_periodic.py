@@ -60,8 +60,8 @@ async def test_the_period_lies_between_the_end_of_one_round_and_the_next(clock: 
 
 @pytest.mark.parametrize(
     ("failure", "level"),
-    [(StoreUnavailable(), logging.WARNING), (TimeoutError(), logging.WARNING), (ValueError(), logging.ERROR)],
-    ids=["database away", "too slow", "a bug"],
+    [(StoreUnavailable(), logging.WARNING), (ValueError(), logging.ERROR)],
+    ids=["database away", "a bug"],
 )
 async def test_work_that_fails_is_told_by_name_and_comes_round_again(
     clock: VirtualClock, failure: Exception, level: int, caplog: pytest.LogCaptureFixture

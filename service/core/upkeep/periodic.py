@@ -20,7 +20,7 @@ async def every(
         pause = period
         try:
             await work()
-        except (StoreUnavailable, TimeoutError):
+        except StoreUnavailable:
             log.warning("periodic work was left out: the database is away", extra={"what": what})
         except Exception:
             log.exception("periodic work crashed", extra={"what": what})
