@@ -52,7 +52,7 @@ MEANINGS = {
     "BROKER_REFRESH_TOKEN_DAYS": "how long the provider keeps a refresh token",
     "BROKER_CALLER_REQUESTS_PER_SECOND": "of each caller, in one process; 0: no limit",
     "BROKER_ESCROW_DIR": "where answers wait for the database; must be persistent",
-    "BROKER_KEEPALIVE_DAYS": "after which an idle grant is renewed, so that it does not end",
+    "BROKER_KEEPALIVE_DAYS": "when an idle grant is renewed, lest it end; at most 0.9 of `BROKER_REFRESH_TOKEN_DAYS`",
     "BROKER_RENEW_ACTIVE_HOURS": "grants asked for within are renewed ahead of need; 0: none",
     "BROKER_RENEW_PER_SECOND": "renewals ahead of need per application, of the whole fleet",
     "BROKER_AUDIT_DAYS": "how long the audit is kept",

@@ -378,6 +378,7 @@ def test_the_policy_has_every_duration_in_its_unit() -> None:
     assert policy.backoff_max == timedelta(seconds=6)
     assert policy.local_cache == timedelta(0)
     assert policy.refresh_token_life == timedelta(days=8)
+    assert policy.keep_alive == timedelta(days=7.2)
 
 
 def test_settings_can_be_printed_without_telling_a_secret() -> None:
