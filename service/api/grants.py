@@ -73,7 +73,11 @@ async def invite_user(
 
 @router.get("/grants", operation_id="list_grants", summary="The grants that you may ask for")
 async def list_grants(house: House, identity: Whoever, query: Annotated[GrantQuery, Query()]) -> GrantPage:
-    """A page of grants in the order of application and user. Only grants that your patterns cover are shown."""
+    """A page of grants in the order of application and user. Only grants that your patterns cover are shown.
+
+    A grant whose tokens fail their seal is stored as `connected` and found as that, but shown as
+    `reauthorization_required` with the reason `undecryptable`.
+    """
     caller, after = identity.caller, None if query.cursor is None else read_cursor(query.cursor, 2, _grant)
     if query.application is not None:
         check_name(query.application)
