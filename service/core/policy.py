@@ -10,9 +10,9 @@ class Policy:
 
     `unstated_life` is the life of an access token whose answer named no `expires_in`; `wait_while_valid` is how long
     a caller waits for a renewal although the old token still works; `save_patience` is how long callers wait for the
-    commit of an answer before they get it from memory; `renewals_at_once` is how many renewals one process has under
-    way upon requests for one application and grant type, `background_at_once` how many by itself: no more than it has
-    the time for, or answers come too late to the database.
+    commit of an answer, and then once more for a look at its row, before they get it from memory; `renewals_at_once` is
+    how many renewals one process has under way upon requests for one application and grant type, `background_at_once`
+    how many by itself: no more than it has the time for, or answers come too late to the database.
     """
 
     upstream_deadline: timedelta = timedelta(seconds=10)
