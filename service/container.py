@@ -99,7 +99,7 @@ def build(
     database_health = DatabaseHealth(database, skew, clock)
     watch(health, metrics, database, database_health, directory, keyring, redis, skew)
     census, stock = Census(SqlCensusStore(database), clock, CENSUS_EVERY), _stock(database, keyring, core, ports)
-    watch_core(metrics, core, keyring, census, renews=policy.renew_active > timedelta(0))
+    watch_core(metrics, core, directory, keyring, census, renews=policy.renew_active > timedelta(0))
     watch_safety(health, metrics, core.custody, core.recovery, audit, clock)
     return Container(
         database=database,

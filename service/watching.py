@@ -14,7 +14,7 @@ from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
 from service.core.escrow.custody import Custody
 from service.core.escrow.recovery import Recovery
-from service.core.model import GrantState
+from service.core.model import GrantState, GrantType
 from service.core.upkeep.census import ENDING_WITHIN, Census, Count
 from service.telemetry import Metrics
 
@@ -48,7 +48,9 @@ def watch(
     metrics.clock_skew.set_function(lambda: skew.last / timedelta(seconds=1))
 
 
-def watch_core(metrics: Metrics, core: Core, keyring: AesKeyring, census: Census, *, renews: bool) -> None:
+def watch_core(
+    metrics: Metrics, core: Core, directory: Directory, keyring: AesKeyring, census: Census, *, renews: bool
+) -> None:
     """What the core and the keyring have to tell; *renews* False where grants are never renewed ahead of need."""
     metrics.local_entries.set_function(lambda: len(core.local))
     metrics.missing_keys.set_function(lambda: len(keyring.missing))
@@ -56,7 +58,12 @@ def watch_core(metrics: Metrics, core: Core, keyring: AesKeyring, census: Census
         "open_circuits",
         "1 for every application and grant type for which the provider is left alone, but for a probe.",
         ("application", "grant_type"),
-        lambda: [(circuit, 1.0) for circuit in core.breaker.open_circuits],
+        lambda: [
+            ((application.name, grant_type), 1.0)
+            for application in directory.applications
+            for grant_type in GrantType
+            if core.breaker.room(application, grant_type) is not None
+        ],
     )
     metrics.ask(
         "sealing_key_info",

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.core.errors import UpstreamUnavailable
 from service.core.model import GrantType
-from tests.api.front import Front, front_in
+from tests.api.front import ADMIN_KEY, Front, bearer, front_in
 from tests.support.programs import needs_promtool
 
 BOUNDED = {
@@ -112,6 +112,20 @@ async def test_an_open_circuit_and_the_keys_at_hand_are_shown(front: Front) -> N
     assert value(series, "sealing_key_info", key_id="test", use="seals") == 1
     assert value(series, "sealing_keys_missing") == 0
     front.container.core.breaker.close(default, GrantType.AUTHORIZATION_CODE)
+    assert "token_broker_open_circuits" not in await measured(front)
+
+
+@pytest.mark.parametrize(("method", "change"), [("PATCH", {"client_secret": "another"}), ("DELETE", None)])
+async def test_a_circuit_ends_with_the_settings_or_the_application_that_it_was_of(
+    front: Front, method: str, change: dict[str, str] | None
+) -> None:
+    """Nobody is asked again in the name of what is gone, so no success would ever end an alert."""
+    company = front.container.services.directory.application("company")
+    front.container.core.breaker.trip(company, GrantType.CLIENT_CREDENTIALS, UpstreamUnavailable("x"), None)
+    shown = value(await measured(front), "open_circuits", application="company", grant_type="client_credentials")
+    assert shown == 1
+    answer = await front.bare(method, "/applications/company", bearer(ADMIN_KEY), json=change)
+    assert answer.is_success, answer.text
     assert "token_broker_open_circuits" not in await measured(front)
 
 

@@ -48,11 +48,6 @@ class Breaker:
         if (circuit := self._circuit(application, grant_type)) is not None:
             circuit.open_until, circuit.probing = self._clock.now() + self._policy.upstream_deadline, True
 
-    @property
-    def open_circuits(self) -> list[tuple[str, GrantType]]:
-        """Applications, and their grant types, for which nothing or only a probe is sent now."""
-        return sorted(self._circuits)
-
     def room(self, application: Application, grant_type: GrantType) -> int | None:
         """How many requests would pass now: none, one as the probe, or any number (None)."""
         circuit = self._circuit(application, grant_type)
