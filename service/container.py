@@ -81,7 +81,7 @@ def build(
     audit = Audit(audit_rows := SqlAuditStore(database), clock, settings.name_user)
     shutdown = shutdown or Shutdown(settings.drain, clock)
     told = (clock, policy, random.random, metrics)
-    core = assemble(ports, directory, audit, *told, shutdown, skew=skew, witness=witness, observer=metrics)
+    core = assemble(ports, directory, audit, *told, shutdown, skew=skew, observer=metrics, witness=witness)
     services = Services(
         broker=core.broker,
         directory=directory,

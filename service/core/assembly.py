@@ -25,7 +25,7 @@ from service.core.ports import (
     RenewalQueue,
     TokenCache,
 )
-from service.core.redeeming.attempts import UNSEEN, Observer
+from service.core.redeeming.attempts import Observer
 from service.core.redeeming.breaker import Breaker
 from service.core.redeeming.exchange import CodeExchange
 from service.core.redeeming.redemption import Redeemer
@@ -97,9 +97,9 @@ def assemble(
     counts: Counts,
     shutdown: Shutdown,
     *,
-    skew: ClockSkew | None = None,
+    skew: ClockSkew,
+    observer: Observer,
     witness: Witness = nobody,
-    observer: Observer = UNSEEN,
 ) -> Core:
     """Everything that renews, saves and hands out, in one process; *observer* is told of every attempt to renew."""
     grants, queue, server, shared = ports.grants, ports.queue, ports.server, ports.shared
@@ -119,7 +119,7 @@ def assemble(
     redeemer = Redeemer(
         grants, queue, server, vault, saver, errands, *limits, clock, policy, jitter, counts.count_lost, witness
     )
-    common = (errands, breaker, skew or ClockSkew(), clock, policy, jitter, witness, observer)
+    common = (errands, breaker, skew, clock, policy, jitter, witness, observer)
     renewer = Renewer(grants, redeemer, vault, caches, local, recovery, *common)
     interest = Interest(queue, clock, policy)
     lane = Lane(local, directory, audit, interest, clock, counts.count_lane)

@@ -10,6 +10,7 @@ from service.core.audit import Audit
 from service.core.authorization import Authorization
 from service.core.clock import Clock
 from service.core.condition.shutdown import Shutdown
+from service.core.condition.skew import ClockSkew
 from service.core.directory import Directory
 from service.core.handout import Handout
 from service.core.model import (
@@ -159,6 +160,7 @@ class House:
             lambda: self.jitter,
             self,
             shutdown,
+            skew=ClockSkew(),
             observer=self.tally,
         )
         authorization = Authorization(

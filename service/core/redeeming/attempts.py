@@ -109,18 +109,6 @@ class Observer(Protocol):
     def attempt_ended(self, grant: GrantId, origin: Origin, ending: Ending) -> None: ...
 
 
-class _Nobody:
-    def attempt_began(self, grant: GrantId, origin: Origin) -> None:
-        """Sees nothing."""
-
-    def attempt_ended(self, grant: GrantId, origin: Origin, ending: Ending) -> None:
-        """Sees nothing."""
-
-
-UNSEEN: Observer = _Nobody()
-"""The observer of whoever builds a core without one."""
-
-
 class Attempt:
     """One attempt to renew one grant, from asking for the claim (or the place of the probe) to its end.
 
