@@ -19,10 +19,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.escrow.envelopes import from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.ports import EscrowUnavailable
 from service.core.records import EscrowEntry
+from service.core.sealing.digests import grant_digest
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class SpoolEscrow:
         await _in_thread(lambda: self._write(_name(entry), to_bytes(entry)))
 
     async def look(self, grant: GrantId) -> Sequence[EscrowEntry]:
-        found, unreadable = await _in_thread(lambda: self._read(f"{digest(grant)}-"))
+        found, unreadable = await _in_thread(lambda: self._read(f"{grant_digest(grant)}-"))
         if unreadable:
             raise EscrowUnavailable("a file of the spool folder cannot be read")
         return found
@@ -179,7 +180,7 @@ def _name(entry: EscrowEntry) -> str:
     attempt = entry.attempt_id
     if not _PLAIN_ID.fullmatch(attempt):
         attempt = "x" + hashlib.sha256(attempt.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{digest(entry.grant)}-{attempt}.json"
+    return f"{grant_digest(entry.grant)}-{attempt}.json"
 
 
 def _write_new(path: Path, data: bytes) -> None:

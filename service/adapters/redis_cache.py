@@ -1,7 +1,6 @@
 """Access tokens in Redis: sealed, by generation, and never in anybody's way."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -19,6 +18,7 @@ from service.core.condition.bypass import Bypass
 from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.model import GrantId
 from service.core.records import CachedToken
+from service.core.sealing.digests import grant_digest
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +142,4 @@ class RedisTokenCache:
 
 def _key(grant: GrantId) -> str:
     """Users' names do not show in Redis."""
-    sha = hashlib.sha256()
-    for part in (grant.application, grant.user):
-        encoded = part.encode()
-        sha.update(len(encoded).to_bytes(4, "big") + encoded)
-    return f"token-broker:token:{sha.hexdigest()[:40]}"
+    return f"token-broker:token:{grant_digest(grant)}"

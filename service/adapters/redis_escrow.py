@@ -16,10 +16,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.core.clock import Clock
 from service.core.condition.bypass import Bypass
-from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.escrow.envelopes import from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.ports import EscrowUnavailable
 from service.core.records import EscrowEntry
+from service.core.sealing.digests import grant_digest
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ async def _answer(operation: Callable[[], Awaitable[T]], lost: Callable[[], None
 
 
 def _name(grant: GrantId) -> bytes:
-    return digest(grant).encode()
+    return grant_digest(grant).encode()
 
 
 def _key(name: bytes) -> bytes:

@@ -25,11 +25,12 @@ from service.adapters.redis_escrow import BATCH, INDEX, RedisEscrow
 from service.core.clock import SystemClock
 from service.core.condition.health import READY, Readiness
 from service.core.escrow.custody import Custody
-from service.core.escrow.envelopes import digest, to_bytes
+from service.core.escrow.envelopes import to_bytes
 from service.core.model import GrantId
 from service.core.policy import Policy
 from service.core.ports import Escrow, EscrowUnavailable
 from service.core.records import EscrowEntry
+from service.core.sealing.digests import grant_digest
 from service.core.sealing.vault import Vault
 from tests.support.memory_ports import MemoryEscrow, MemoryKeyring
 from tests.support.servers import Server, redis_server
@@ -254,7 +255,7 @@ async def test_a_spool_file_name_says_nothing(folder: Path) -> None:
     await SpoolEscrow(folder).put(ENTRY)
     (path,) = within(folder)
     assert re.fullmatch(r"[0-9a-f]{40}-[0-9a-f]{32}\.json", path.name)
-    assert path.name == f"{digest(ALICE)}-{ENTRY.attempt_id}.json"
+    assert path.name == f"{grant_digest(ALICE)}-{ENTRY.attempt_id}.json"
     assert "alice" not in path.name
 
 
@@ -319,7 +320,7 @@ async def test_a_garbled_spool_file_hides_nothing_and_blocks_nobody_else(
     escrow = SpoolEscrow(folder)
     await escrow.put(BOBS)
     await escrow.put(ENTRY)
-    garbled = folder / f"{digest(ALICE)}-{ENTRY.attempt_id}.json"
+    garbled = folder / f"{grant_digest(ALICE)}-{ENTRY.attempt_id}.json"
     garbled.write_bytes(data)
     with pytest.raises(EscrowUnavailable):
         await escrow.look(ALICE)
@@ -337,7 +338,7 @@ async def test_a_garbled_spool_file_hides_nothing_and_blocks_nobody_else(
 async def test_only_a_regular_file_is_believed(folder: Path, request: pytest.FixtureRequest, kind: str) -> None:
     escrow = SpoolEscrow(folder)
     await escrow.put(BOBS)
-    odd = folder / f"{digest(ALICE)}-{ENTRY.attempt_id}.json"
+    odd = folder / f"{grant_digest(ALICE)}-{ENTRY.attempt_id}.json"
     elsewhere = folder.parent / "elsewhere"
     elsewhere.write_bytes(to_bytes(ENTRY))
     match kind:
@@ -361,7 +362,7 @@ def test_reading_and_failing_leave_no_descriptor_open(folder: Path) -> None:
     async def strain() -> None:
         escrow = SpoolEscrow(folder)
         await escrow.put(ENTRY)
-        (folder / f"{digest(BOB)}-ab.json").mkdir()
+        (folder / f"{grant_digest(BOB)}-ab.json").mkdir()
         for _ in range(20):
             await escrow.put(ENTRY)
             await escrow.entries()
@@ -378,7 +379,7 @@ async def test_a_file_that_vanishes_while_the_folder_is_read_is_not_there(
     escrow = SpoolEscrow(folder)
     await escrow.put(ENTRY)
     await escrow.put(BOBS)
-    vanishing = folder / f"{digest(ALICE)}-{ENTRY.attempt_id}.json"
+    vanishing = folder / f"{grant_digest(ALICE)}-{ENTRY.attempt_id}.json"
     real = os.open
 
     def open_(path: Path, flags: int, *rest: int) -> int:
@@ -556,7 +557,7 @@ async def remote(redis: Server, client: Redis) -> AsyncIterator[RedisEscrow]:
 
 async def test_redis_keys_hide_users_and_never_expire(remote: RedisEscrow, client: Redis) -> None:
     await remote.put(ENTRY)
-    hash_key = f"{INDEX}:{digest(ALICE)}"
+    hash_key = f"{INDEX}:{grant_digest(ALICE)}"
     assert set(client.keys()) == {"token-broker:escrow", hash_key}
     assert [client.ttl(INDEX), client.ttl(hash_key)] == [-1, -1]
     await remote.remove(ENTRY)
@@ -585,7 +586,7 @@ async def test_a_full_redis_keeps_all_or_nothing_and_still_lets_go(remote: Redis
     try:
         with pytest.raises(EscrowUnavailable):
             await remote.put(BOBS)
-        assert client.smembers(INDEX) == {digest(ALICE)}
+        assert client.smembers(INDEX) == {grant_digest(ALICE)}
         assert list(await remote.entries()) == [ENTRY]
         await remote.remove(ENTRY)
         assert client.keys() == []
@@ -595,9 +596,9 @@ async def test_a_full_redis_keeps_all_or_nothing_and_still_lets_go(remote: Redis
 
 async def test_an_index_entry_without_its_hash_is_healed(remote: RedisEscrow, client: Redis) -> None:
     await remote.put(ENTRY)
-    client.sadd(INDEX, digest(BOB), "no digest \u00e9", b"\xff\n")
+    client.sadd(INDEX, grant_digest(BOB), "no digest \u00e9", b"\xff\n")
     assert list(await remote.entries()) == [ENTRY]
-    assert client.smembers(INDEX) == {digest(ALICE)}
+    assert client.smembers(INDEX) == {grant_digest(ALICE)}
 
 
 @pytest.mark.parametrize("what", [*GARBLED, "another type"])
@@ -608,7 +609,7 @@ async def test_a_garbled_redis_entry_hides_nothing_and_blocks_nobody_else(
     await remote.put(ENTRY)
     second = replace(ENTRY, attempt_id="0c" * 16)
     await remote.put(second)
-    key = f"{INDEX}:{digest(ALICE)}"
+    key = f"{INDEX}:{grant_digest(ALICE)}"
     if what == "another type":
         client.delete(key)
         client.set(key, "secret")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.escrow.envelopes import digest, from_bytes, oldest_first, to_bytes
+from service.core.escrow.envelopes import from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.records import EscrowEntry
 
@@ -158,21 +158,6 @@ def test_a_refusal_carries_nothing_of_what_was_read() -> None:
 def test_nothing_but_the_answer_is_hidden_and_the_answer_is_as_it_was_sealed() -> None:
     assert base64.b64decode(WRITTEN["sealed"]) == ENTRY.sealed
     assert (WRITTEN["application"], WRITTEN["user"], WRITTEN["generation"]) == ("default", "alice", 3)
-
-
-@given(grants, grants)
-def test_a_digest_names_one_grant_alone(one: GrantId, two: GrantId) -> None:
-    assert (digest(one) == digest(two)) is (one == two)
-    assert len(digest(one)) == 40
-
-
-def test_moving_a_letter_between_application_and_user_changes_the_digest() -> None:
-    assert digest(GrantId("ab", "c")) != digest(GrantId("a", "bc"))
-
-
-def test_a_digest_stays_what_it_is_across_versions() -> None:
-    """It names files and keys that an earlier version left behind."""
-    assert digest(GrantId("default", "alice")) == "efdbeb0f02bd2c2cd1ecf137c3891efb044afadf"
 
 
 @given(st.lists(entries))

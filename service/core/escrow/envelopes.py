@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hashlib
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -23,15 +22,6 @@ _FORM = {
     "kept_at_microseconds": int,
     "sealed": str,
 }
-
-
-def digest(grant: GrantId) -> str:
-    """40 hex characters that name *grant* where its user's name must not show."""
-    sha = hashlib.sha256()
-    for part in (grant.application, grant.user):
-        encoded = part.encode("utf-8", "surrogatepass")
-        sha.update(len(encoded).to_bytes(4, "big") + encoded)
-    return sha.hexdigest()[:40]
 
 
 def oldest_first(entries: Iterable[EscrowEntry]) -> list[EscrowEntry]:

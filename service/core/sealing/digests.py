@@ -1,4 +1,4 @@
-"""One-way names for secrets, so that they can be recognised without being kept."""
+"""One-way names for secrets and users, so that they can be recognised without being shown."""
 
 import hashlib
 
@@ -8,6 +8,11 @@ from service.core.model import Application, GrantId
 def secret_digest(secret: str) -> bytes:
     """SHA-256 of a secret with enough randomness of its own: API keys, tickets, states, cookies."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def grant_digest(grant: GrantId) -> str:
+    """40 hex characters that name *grant* where its user's name must not show."""
+    return _digest(grant.application, grant.user).hex()[:40]
 
 
 def refresh_digest(grant: GrantId, refresh_token: str) -> str:
