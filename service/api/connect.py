@@ -1,5 +1,6 @@
 """The browser's way: ticket page, departure to the provider, return."""
 
+from datetime import timedelta
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,6 @@ from service.core.errors import BrokerError, InvalidAuthorizationRequest, StoreU
 from service.core.records import AuthorizationRequest
 from service.core.services import Services
 
-COOKIE_SECONDS = 600
 RETRY_SECONDS = 2
 _BY_A_PERSON = frozenset({"same-origin", "none"})
 """Where browsers say that a request comes from: our own page, or nobody else's."""
@@ -49,9 +49,8 @@ async def depart(request: Request, ticket: str, house: House) -> Response:
     except BrokerError as error:
         return _problem_page(request, error)
     response = _see_other(departure.authorize_url)
-    response.set_cookie(
-        name, departure.cookie, max_age=COOKIE_SECONDS, path="/", secure=secure, httponly=True, samesite="lax"
-    )
+    seconds = departure.bound_for // timedelta(seconds=1)
+    response.set_cookie(name, departure.cookie, max_age=seconds, path="/", secure=secure, httponly=True, samesite="lax")
     return response
 
 

@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import urlencode, urlsplit
 
 from service.core.access.origins import origin_of
@@ -40,10 +40,11 @@ _OURS = re.compile(r"[A-Za-z0-9_-]{43}")
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """Where to send the browser, and the cookie value that binds the trip to it."""
+    """Where to send the browser, the cookie value that binds the trip to it, and for how long it does."""
 
     authorize_url: str = field(repr=False)
     cookie: str = field(repr=False)
+    bound_for: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Authorization:
         )
         if not started:
             raise AuthorizationExpired("This link has just been used.")
-        return Departure(self._authorize_url(application, state, verifier), cookie)
+        return Departure(self._authorize_url(application, state, verifier), cookie, self._policy.connect_life)
 
     def _authorize_url(self, application: Application, state: str, verifier: str | None) -> str:
         fields = {

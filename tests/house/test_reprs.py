@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 from pydantic import BaseModel
 
@@ -53,4 +54,4 @@ def test_no_shape_of_the_product_shows_a_secret_in_its_repr() -> None:
 
 
 def test_where_a_browser_departs_to_holds_a_state_and_is_not_shown() -> None:
-    assert "https" not in repr(Departure("https://provider.example/?state=secret", "cookie"))
+    assert "https" not in repr(Departure("https://provider.example/?state=secret", "cookie", timedelta(minutes=10)))
