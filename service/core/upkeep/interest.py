@@ -41,12 +41,8 @@ class Interest:
         if not new:
             return
         try:
-            await self._queue.note_asked(sorted(new, key=_by_name), at=self._clock.now())
+            await self._queue.note_asked(list(new), at=self._clock.now())
         except BaseException:
             self._asked |= new
             raise
         self._noted |= new
-
-
-def _by_name(grant: GrantId) -> tuple[str, str]:
-    return grant.application, grant.user
