@@ -7,6 +7,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grant_contents import ensure_row
+from service.adapters.sql_grant_rows import to_instant
 from service.adapters.tables import authorization_requests, from_micros, to_micros
 from service.core.model import GrantId
 from service.core.records import AuthorizationRequest
@@ -101,8 +102,8 @@ def _request(row: Row[Any]) -> AuthorizationRequest:
         caller=row.caller,
         return_to=row.return_to,
         expires_at=from_micros(row.expires_at),
-        completed_at=None if row.completed_at is None else from_micros(row.completed_at),
-        started_at=None if row.started_at is None else from_micros(row.started_at),
+        completed_at=to_instant(row.completed_at),
+        started_at=to_instant(row.started_at),
         cookie_digest=row.cookie_digest,
         sealed_verifier=row.sealed_verifier,
     )

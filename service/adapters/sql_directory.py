@@ -10,13 +10,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database, guarded
+from service.adapters.sql_grant_rows import to_instant, to_nullable
 from service.adapters.tables import (
     api_keys,
     applications,
     callers,
     default_applications,
     directory_version,
-    from_micros,
     to_micros,
 )
 from service.core.model import Application, Caller, GrantType, Scope
@@ -195,9 +195,9 @@ def _key(row: Row[Any]) -> ApiKey:
     return ApiKey(
         digest=row.digest,
         caller=row.caller,
-        expires_at=None if row.expires_at is None else from_micros(row.expires_at),
+        expires_at=to_instant(row.expires_at),
         id=row.id,
-        created_at=None if row.created_at is None else from_micros(row.created_at),
+        created_at=to_instant(row.created_at),
     )
 
 
@@ -205,9 +205,9 @@ def _key_row(key: ApiKey) -> dict[str, Any]:
     return {
         "digest": key.digest,
         "caller": key.caller,
-        "expires_at": None if key.expires_at is None else to_micros(key.expires_at),
+        "expires_at": to_nullable(key.expires_at),
         "id": key.id,
-        "created_at": None if key.created_at is None else to_micros(key.created_at),
+        "created_at": to_nullable(key.created_at),
     }
 
 

@@ -106,15 +106,16 @@ def token_values(tokens: SealedTokens) -> dict[str, Any]:
         "refresh_digest": tokens.refresh_digest,
         "scope": tokens.scope,
         "issued_at": to_micros(tokens.issued_at),
-        "access_expires_at": _micros(tokens.access_expires_at),
-        "due_at": _micros(tokens.due_at),
-        "renew_at": _micros(tokens.due_at),
-        "refresh_expires_at": _micros(tokens.refresh_expires_at),
+        "access_expires_at": to_nullable(tokens.access_expires_at),
+        "due_at": to_nullable(tokens.due_at),
+        "renew_at": to_nullable(tokens.due_at),
+        "refresh_expires_at": to_nullable(tokens.refresh_expires_at),
         "fingerprint": tokens.fingerprint,
     }
 
 
-def _micros(instant: datetime | None) -> int | None:
+def to_nullable(instant: datetime | None) -> int | None:
+    """What a nullable column holds of *instant*."""
     return None if instant is None else to_micros(instant)
 
 
