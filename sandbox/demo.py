@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from sandbox.directory import COMPANY_CLIENT, USER_CLIENT, USERS
+from service.api.deps import DEMO_KEY
 from service.config import load_settings
 from service.container import build
 from service.core.access.registration import Registration
@@ -24,7 +25,6 @@ from service.core.model import Caller, GrantType, Scope
 from service.telemetry import Metrics
 
 HOST = "127.0.0.1"
-KEY = "vtb_demo"
 START_SECONDS = 30
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -114,7 +114,7 @@ async def _furnish(environment: dict[str, str]) -> None:
     """Store the demo's caller and the company's own application, as the command line would."""
     os.environ.update(environment)
     settings = load_settings()
-    container = build(settings, Metrics())
+    container = build(settings, Metrics(), works_alone=False)
     try:
         await container.start()
         await container.services.administration.add_application(
@@ -127,7 +127,7 @@ async def _furnish(environment: dict[str, str]) -> None:
             )
         )
         demo = Caller("demo", frozenset({Scope.TOKENS, Scope.GRANTS}), ("*", "@company"), ("*",))
-        await container.services.administration.add_caller(demo, KEY)
+        await container.services.administration.add_caller(demo, DEMO_KEY)
     finally:
         await container.close()
 
@@ -150,7 +150,7 @@ def _connect_alice(broker_url: str) -> None:
     """Walk the real connect flow, as alice's browser would."""
     with httpx.Client(timeout=10, trust_env=False) as browser:
         invitation = browser.post(
-            f"{broker_url}/grants/alice/connect", headers={"Authorization": f"Bearer {KEY}"}
+            f"{broker_url}/grants/alice/connect", headers={"Authorization": f"Bearer {DEMO_KEY}"}
         ).raise_for_status()
         link = invitation.json()["connect_url"]
         browser.get(link).raise_for_status()
@@ -164,7 +164,7 @@ def _connect_alice(broker_url: str) -> None:
 
 def _explain(broker_url: str, sandbox_url: str) -> None:
     logins = ", ".join(f"{user} / {password}" for user, password in USERS.items())
-    curl = f"curl -H 'Authorization: Bearer {KEY}'"
+    curl = f"curl -H 'Authorization: Bearer {DEMO_KEY}'"
     print(
         f"""
 The token broker is at {broker_url}, a sandbox Versature at {sandbox_url}. alice is connected, bob is not.
@@ -181,7 +181,7 @@ Use alice's token (paste both lines):
 Connect bob: open the connect_url in a browser.
   {curl} -X POST {broker_url}/grants/bob/connect
 
-Look around: {broker_url}/docs (Authorize with {KEY}), {broker_url}/readyz, {broker_url}/metrics
+Look around: {broker_url}/docs (Authorize with {DEMO_KEY}), {broker_url}/readyz, {broker_url}/metrics
 Logins at the sandbox: {logins}
 Ctrl-C ends everything.
 """,

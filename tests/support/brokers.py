@@ -74,7 +74,7 @@ def settings_from(variables: Mapping[str, str]) -> Settings:
 
 async def furnish(settings: Settings) -> None:
     """Store the caller `crm` with `KEY`, and the company's own application."""
-    container = build(settings, Metrics())
+    container = build(settings, Metrics(), works_alone=False)
     try:
         await container.start()
         company = Registration(
