@@ -25,8 +25,13 @@ async def rows(house: House) -> AsyncIterator[Row]:
         seconds.append(took)
         memory.append(resident)
     figures = {"slowest": f"{max(seconds):.2f} s"}
-    yield Row("from the command to ready, SQLite already migrated", statistics.median(seconds), " s", at_most=2.5,
-              figures=figures)  # fmt: skip
+    yield Row(
+        "from the command to ready, SQLite already migrated",
+        statistics.median(seconds),
+        " s",
+        at_most=2.5,
+        figures=figures,
+    )
     known = [resident for resident in memory if resident is not None]
     if known:
         yield Row("resident memory when ready", statistics.median(known), " MiB", at_most=150)
