@@ -9,6 +9,7 @@ import pytest
 
 from service.config import Settings, WrongSettings, load_settings
 from service.core.model import GrantType, SealingKey
+from service.core.policy import Policy
 from tests.support.brokers import applied
 
 KEY = "one:" + base64.b64encode(bytes(range(32))).decode()
@@ -80,6 +81,12 @@ def test_nothing_but_a_sealing_key_is_needed() -> None:
     assert set(Settings.model_fields) == {*DEFAULTS, "broker_encryption_keys", "broker_database_url"}
     assert settings.default_registration is None
     assert settings.redirect_uri == "http://127.0.0.1:8000/oauth/callback"
+
+
+def test_the_core_by_itself_goes_by_the_times_of_a_broker_that_nobody_configured() -> None:
+    """Or its tests would promise what no broker keeps."""
+    assert load().policy == Policy()
+    assert load(BROKER_WAIT_SECONDS="16").policy == Policy(wait=timedelta(seconds=16))
 
 
 def test_without_a_sealing_key_nothing_starts() -> None:
