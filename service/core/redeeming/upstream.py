@@ -42,7 +42,7 @@ class NotSent(Outcome):
 
 
 class Ambiguous(Outcome):
-    """`readable` is False when something came back that no client could read."""
+    """`unreadable` when something came back that no client could read."""
 
     label = "ambiguous"
 
