@@ -1,4 +1,4 @@
-"""Makes every long-lived object, starts and closes them in order."""
+"""Makes every long-lived object; `lifecycle.py` starts and closes them in order."""
 
 import logging
 import random
