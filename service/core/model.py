@@ -115,7 +115,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An internal service and what it may ask for; patterns as `core.directory` reads them."""
+    """An internal service and what it may ask for; patterns as `core.names` reads them."""
 
     name: str
     scopes: frozenset[Scope]
