@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from service.api import admin_schemas
-from service.api.problems import BY_CODE, MEDIA_TYPE, problem_example
+from service.api.problems import BY_CODE, CHALLENGE, MEDIA_TYPE, problem_example
 from service.api.schemas import ConnectInvitation, GrantImport, ProblemBody, RejectedToken
 
 TAGS = [
@@ -46,7 +46,7 @@ _RENEWING = (
     "key_unavailable",
 )
 _HEADERS = {
-    "401": {"WWW-Authenticate": "Always Bearer"},
+    "401": {"WWW-Authenticate": f"Always {CHALLENGE}"},
     "429": {"Retry-After": "Seconds after which to try again"},
     "503": {"Retry-After": "Seconds after which to try again"},
 }

@@ -10,6 +10,7 @@ from service.core import errors
 from service.core.model import GrantId, Reason
 
 MEDIA_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="token-broker"'
 _TEMPORARY = frozenset({429, 503})
 
 
@@ -169,7 +170,7 @@ def problem_headers(error: errors.BrokerError) -> dict[str, str]:
     if (seconds := error.retry_after_seconds or soonest) is not None:
         headers["Retry-After"] = str(seconds)
     if isinstance(error, errors.InvalidApiKey):
-        headers["WWW-Authenticate"] = 'Bearer realm="token-broker"'
+        headers["WWW-Authenticate"] = CHALLENGE
     return headers
 
 
