@@ -1,20 +1,14 @@
 """Access tokens in Redis: sealed, by generation, and never in anybody's way."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.adapters.redis_connection import NO_ANSWER, RedisConnection
 from service.core.clock import Clock
-from service.core.condition.bypass import Bypass
 from service.core.condition.health import READY, PartHealth, Readiness
 from service.core.model import GrantId
 from service.core.records import CachedToken
@@ -23,7 +17,6 @@ from service.core.sealing.digests import grant_digest
 log = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(milliseconds=50)
-CONNECT_TIMEOUT = timedelta(milliseconds=250)
 CONNECTIONS = 50
 TOMBSTONE_LIFE = timedelta(days=1)
 
@@ -52,19 +45,9 @@ class RedisTokenCache:
     """A `TokenCache` in Redis. What fails is counted and forgotten; the next second tries again."""
 
     def __init__(self, url: str, *, clock: Clock, observe: Observe) -> None:
-        self._bypass, self._observe = Bypass(clock, self._answers), observe
-        self._slots = asyncio.Semaphore(CONNECTIONS)
-        self._redis = Redis(
-            connection_pool=BlockingConnectionPool.from_url(
-                url,
-                max_connections=CONNECTIONS,
-                timeout=TIMEOUT.total_seconds(),
-                socket_timeout=TIMEOUT.total_seconds(),
-                socket_connect_timeout=CONNECT_TIMEOUT.total_seconds(),
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
-        self._write = self._redis.register_script(_WRITE)
+        self._connection = RedisConnection(url, clock=clock, connections=CONNECTIONS, turn=TIMEOUT, timeout=TIMEOUT)
+        self._redis, self._bypass = self._connection.client, self._connection.bypass
+        self._write, self._observe = self._redis.register_script(_WRITE), observe
 
     @property
     def is_bypassed(self) -> bool:
@@ -89,22 +72,14 @@ class RedisTokenCache:
         """Asked even while it is bypassed; without Redis the database serves what it would have."""
         try:
             await self._redis.set(TRIAL, b"", px=TRIAL_LIFE)
-        except (RedisConnectionError, RedisTimeoutError, OSError):
+        except NO_ANSWER:
             return PartHealth(Readiness.DEGRADED, "Redis cannot be asked; the database serves in its place")
         except RedisError:
             return PartHealth(Readiness.DEGRADED, "Redis takes nothing new: is it full, a replica, or closed to us?")
         return READY
 
-    async def _answers(self) -> bool:
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError):
-            return False
-        return True
-
     async def close(self) -> None:
-        await self._bypass.close()
-        await self._redis.aclose(close_connection_pool=True)
+        await self._connection.close()
 
     async def _write_entry(
         self, name: str, grant: GrantId, generation: int, value: bytes, ttl: timedelta, *, over_anything: bool = False
@@ -116,7 +91,7 @@ class RedisTokenCache:
 
     async def _ask(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
         """The operation's answer, or None: a Redis that is full or read-only still answers reads."""
-        async with self._slots:
+        async with self._connection.slots:
             if self._bypass.is_down:
                 self._observe(name, "bypassed")
                 return None
@@ -125,7 +100,7 @@ class RedisTokenCache:
     async def _try(self, name: str, operation: Callable[[], Awaitable[T]]) -> T | None:
         try:
             answer = await operation()
-        except (RedisConnectionError, RedisTimeoutError, OSError) as failure:
+        except NO_ANSWER as failure:
             self._bypass.failed()
             self._complain(name, failure)
             return None

@@ -7,15 +7,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.adapters.redis_connection import NO_ANSWER, RedisConnection
 from service.core.clock import Clock
-from service.core.condition.bypass import Bypass
 from service.core.escrow.envelopes import from_bytes, oldest_first, to_bytes
 from service.core.model import GrantId
 from service.core.ports import EscrowUnavailable
@@ -25,7 +20,6 @@ from service.core.sealing.digests import grant_digest
 log = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(milliseconds=250)
-CONNECT_TIMEOUT = timedelta(milliseconds=250)
 TURN_TIMEOUT = timedelta(seconds=2)
 """How long to wait for a connection: when the database goes away, many answers come to be kept at once."""
 CONNECTIONS = 10
@@ -57,17 +51,10 @@ class RedisEscrow:
     """
 
     def __init__(self, url: str, *, clock: Clock) -> None:
-        self._bypass, self._slots = Bypass(clock, self._answers), asyncio.Semaphore(CONNECTIONS)
-        self._redis = Redis(
-            connection_pool=BlockingConnectionPool.from_url(
-                url,
-                max_connections=CONNECTIONS,
-                timeout=TURN_TIMEOUT.total_seconds(),
-                socket_timeout=TIMEOUT.total_seconds(),
-                socket_connect_timeout=CONNECT_TIMEOUT.total_seconds(),
-                retry=Retry(NoBackoff(), 0),
-            )
+        self._connection = RedisConnection(
+            url, clock=clock, connections=CONNECTIONS, turn=TURN_TIMEOUT, timeout=TIMEOUT
         )
+        self._redis, self._bypass = self._connection.client, self._connection.bypass
         self._put = self._redis.register_script(_PUT)
         self._remove = self._redis.register_script(_REMOVE)
         self._complained: frozenset[bytes] = frozenset()
@@ -119,8 +106,7 @@ class RedisEscrow:
         await self._settle(_name(entry.grant), attempt)
 
     async def close(self) -> None:
-        await self._bypass.close()
-        await self._redis.aclose(close_connection_pool=True)
+        await self._connection.close()
 
     async def _indexed(self) -> list[bytes]:
         """All digests, in answers each of which is small enough for the timeout, however many wait."""
@@ -149,21 +135,14 @@ class RedisEscrow:
                 raise EscrowUnavailable("Redis failed and is left alone")
             return await _answer(operation, self._bypass.failed)
         finally:
-            self._slots.release()
+            self._connection.slots.release()
 
     async def _has_turn(self) -> bool:
         try:
             async with asyncio.timeout(TURN_TIMEOUT.total_seconds()):
-                return await self._slots.acquire()
+                return await self._connection.slots.acquire()
         except TimeoutError:
             return False
-
-    async def _answers(self) -> bool:
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError):
-            return False
-        return True
 
     def _complain(self, unreadable: frozenset[bytes]) -> None:
         for name in sorted(unreadable - self._complained):
@@ -181,7 +160,7 @@ async def _answer(operation: Callable[[], Awaitable[T]], lost: Callable[[], None
         return await operation()
     except (RedisError, OSError) as failure:
         kind = type(failure).__name__
-        if isinstance(failure, RedisConnectionError | RedisTimeoutError | OSError):
+        if isinstance(failure, NO_ANSWER):
             lost()
     raise EscrowUnavailable(f"Redis failed: {kind}")
 

@@ -10,8 +10,10 @@ ADAPTERS = ROOT / "service" / "adapters"
 LIBRARY = {"aiosqlite": "sql", "alembic": "sql", "psycopg": "sql", "sqlalchemy": "sql", "sqlmodel": "sql"}
 
 
-def speaks_sql(name: str) -> bool:
-    return name == "tables" or name.startswith("sql_")
+def adapter_of(name: str) -> str:
+    """Several files can be one adapter: `sql_*` and `tables`, and `redis_*`."""
+    first = name.partition("_")[0]
+    return "sql" if name == "tables" else first if first in {"sql", "redis"} else name
 
 
 def test_the_core_imports_the_standard_library_and_itself() -> None:
@@ -26,16 +28,13 @@ def test_the_core_imports_the_standard_library_and_itself() -> None:
 
 
 def test_adapters_do_not_know_each_other() -> None:
-    """`sql_*` and `tables` are one adapter in several files."""
     rooms = {path.stem for path in modules("service/adapters")} - {"__init__"}
     friends = [
         f"{at(path, line)} {name}"
         for path in modules("service/adapters")
         for line, name in imports(path)
         for other in rooms & set(name.removeprefix("service.adapters.").split(".")[:1])
-        if name.startswith("service.adapters.")
-        and other != path.stem
-        and not (speaks_sql(path.stem) and speaks_sql(other))
+        if name.startswith("service.adapters.") and adapter_of(other) != adapter_of(path.stem)
     ]
     assert friends == []
 
