@@ -7,8 +7,7 @@ from sqlalchemy import Row, delete, insert, select, update
 
 from service.adapters.sql_database import Database, guarded
 from service.adapters.sql_grant_contents import ensure_row
-from service.adapters.sql_grant_rows import to_instant
-from service.adapters.tables import authorization_requests, from_micros, to_micros
+from service.adapters.tables import authorization_requests, from_micros, to_instant, to_micros
 from service.core.model import GrantId
 from service.core.records import AuthorizationRequest
 

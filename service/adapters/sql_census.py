@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, select
 
 from service.adapters.sql_database import Database, guarded
-from service.adapters.sql_grant_rows import MICROSECOND, to_instant
-from service.adapters.tables import grants, to_micros
+from service.adapters.sql_grant_rows import MICROSECOND
+from service.adapters.tables import grants, to_instant, to_micros
 from service.core.model import GrantState
 from service.core.upkeep.census import Count
 

@@ -10,14 +10,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database, guarded
-from service.adapters.sql_grant_rows import to_instant, to_nullable
 from service.adapters.tables import (
     api_keys,
     applications,
     callers,
     default_applications,
     directory_version,
+    to_instant,
     to_micros,
+    to_nullable,
 )
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.records import ApiKey, DirectoryRows, KeyAddition

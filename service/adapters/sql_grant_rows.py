@@ -1,12 +1,12 @@
 """Between the rows of the grants and the core's `Grant`."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import BindParameter, ColumnElement, Row, Text, and_, bindparam, false, func, literal_column, or_
 
-from service.adapters.tables import from_micros, grants, to_micros
+from service.adapters.tables import from_micros, grants, to_instant, to_micros, to_nullable
 from service.core.model import Claim, Failure, Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
 
 MICROSECOND = timedelta(microseconds=1)
@@ -112,16 +112,6 @@ def token_values(tokens: SealedTokens) -> dict[str, Any]:
         "refresh_expires_at": to_nullable(tokens.refresh_expires_at),
         "fingerprint": tokens.fingerprint,
     }
-
-
-def to_nullable(instant: datetime | None) -> int | None:
-    """What a nullable column holds of *instant*."""
-    return None if instant is None else to_micros(instant)
-
-
-def to_instant(micros: int | None) -> datetime | None:
-    """A nullable column's instant."""
-    return None if micros is None else from_micros(micros)
 
 
 def to_grant(row: Row[Any]) -> Grant:

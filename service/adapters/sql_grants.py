@@ -32,10 +32,9 @@ from service.adapters.sql_grant_rows import (
     naming,
     telling,
     to_grant,
-    to_instant,
     token_values,
 )
-from service.adapters.tables import grants, to_micros
+from service.adapters.tables import grants, to_instant, to_micros
 from service.core.model import Grant, GrantId, GrantState, Reason, SealedTokens, UpstreamRevocation
 from service.core.records import REST, Force, GrantFilter, Setback, Standing
 

@@ -24,8 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database, guarded
-from service.adapters.sql_grant_rows import to_instant
-from service.adapters.tables import applications, authorization_requests, directory_version, grants
+from service.adapters.tables import applications, authorization_requests, directory_version, grants, to_instant
 from service.core.model import GrantId
 from service.core.sealing.resealing import HEAD_BYTES, Head, Kind, Mark, Resealed, SealedRow
 

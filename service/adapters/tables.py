@@ -28,6 +28,16 @@ def from_micros(micros: int) -> datetime:
     return _EPOCH + micros * _MICROSECOND
 
 
+def to_nullable(instant: datetime | None) -> int | None:
+    """What a nullable column holds of *instant*."""
+    return None if instant is None else to_micros(instant)
+
+
+def to_instant(micros: int | None) -> datetime | None:
+    """A nullable column's instant."""
+    return None if micros is None else from_micros(micros)
+
+
 def _partial(name: str, *columns: str, where: str) -> Index:
     """An index of the few rows that *where* lets through, in both databases."""
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
