@@ -117,6 +117,18 @@ def test_changed_settings_close_the_circuit_and_start_counting_anew() -> None:
     assert bench.breaker.trip(mended, USERS, REFUSED, None) == timedelta(seconds=1)
 
 
+def test_grants_that_failed_under_other_settings_no_longer_count() -> None:
+    bench = Bench()
+    bench.fail(1, 2, 3, 4)
+    mended = replace(VERSATURE, sealed_secret=b"another")
+    for user in (5, 6, 7, 8):
+        bench.breaker.failed(mended, GrantId("versature", f"user-{user}"), TROUBLE)
+        bench.breaker.pass_or_raise(mended, USERS)
+    bench.breaker.failed(mended, GrantId("versature", "user-9"), TROUBLE)
+    with pytest.raises(UpstreamUnavailable):
+        bench.breaker.pass_or_raise(mended, USERS)
+
+
 def test_each_application_and_grant_type_has_its_own_circuit() -> None:
     bench = Bench()
     bench.trip()

@@ -34,7 +34,7 @@ class Breaker:
     def __init__(self, clock: Clock, policy: Policy) -> None:
         self._clock, self._policy = clock, policy
         self._circuits: dict[tuple[str, GrantType], _Circuit] = {}
-        self._failing: dict[tuple[str, GrantType], set[GrantId]] = {}
+        self._failing: dict[tuple[str, GrantType], tuple[Application, set[GrantId]]] = {}
 
     def raise_if_open(self, application: Application, grant_type: GrantType) -> None:
         """Raise the error that opened the circuit, with an honest `retry_after`, until its time is over."""
@@ -66,8 +66,11 @@ class Breaker:
     ) -> None:
         """*grant* met trouble that may be its own or the application's; the probe's is everybody's."""
         key = application.name, grant.type
-        failing = self._failing.setdefault(key, set())
+        counted_for, failing = self._failing.get(key, (application, set()))
+        if counted_for != application:
+            failing = set()
         failing.add(grant)
+        self._failing[key] = application, failing
         circuit = self._circuit(application, grant.type)
         if len(failing) >= FAILING_GRANTS or (circuit is not None and circuit.probing):
             self.trip(application, grant.type, error, retry_after)
