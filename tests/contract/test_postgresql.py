@@ -101,6 +101,7 @@ async def test_a_write_is_seen_whole_or_not_at_all(url: str, database: Database)
     await other.close()
 
 
+@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_write_cancelled_at_any_step_takes_nothing_back_that_is_committed_later(url: str, steps: int) -> None:
     one, other = (Database(url, pool_size=1, clock=FakeClock()) for _ in range(2))
