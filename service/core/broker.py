@@ -155,8 +155,10 @@ class TokenBroker:
                 handout = await self._renew(application, grant, None, instead_of=rejected)
             return handout
         except ReauthorizationRequired:
-            await self._caches.bury(grant.id, grant.generation)
-            await self._grants.discard_access(grant.id, generation=grant.generation)
+            try:
+                await self._grants.discard_access(grant.id, generation=grant.generation)
+            finally:
+                await self._caches.bury(grant.id, grant.generation)
             raise
 
     async def import_(
@@ -185,7 +187,7 @@ class TokenBroker:
             grant_id, application, access=access, refresh_token=refresh_token, scope=scope, at=now
         )
         grant, created = await self._grants.import_(grant_id, sealed, at=now)
-        await self._caches.withdraw(grant_id, up_to=grant.generation - 1)
+        await self._caches.withdraw(grant)
         await self._audit.note(Action.IMPORTED, grant=grant_id)
         return grant, created
 

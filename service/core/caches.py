@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from service.core.clock import Clock
 from service.core.lifetimes import usable_until
 from service.core.local_cache import LocalCache
-from service.core.model import AccessToken, GrantId
+from service.core.model import AccessToken, Grant, GrantId, GrantState
 from service.core.ports import TokenCache
 from service.core.redeeming.steps import Step, Witness
 from service.core.sealing.vault import Vault
@@ -37,10 +37,11 @@ class Caches:
         self._local.bury(grant, generation, self._clock.now())
         await self._shared.bury(grant, generation)
 
-    async def withdraw(self, grant: GrantId, *, up_to: int) -> None:
-        """Whatever is there is wrong, for the row says something else; what is newer than *up_to* may come in again."""
-        self._local.bury(grant, up_to, self._clock.now())
-        await self._shared.forget(grant, up_to=up_to)
+    async def withdraw(self, row: Grant) -> None:
+        """Whatever is there is wrong, for *row* has just been read: only what it holds, or newer, may come in again."""
+        up_to = row.generation if row.state is GrantState.REVOKED else row.generation - 1
+        self._local.bury(row.id, up_to, self._clock.now())
+        await self._shared.forget(row.id, up_to=up_to)
 
     async def are_ahead_of(self, grant: GrantId, token: AccessToken) -> bool:
         """Whether a revocation that *token* comes too late for is remembered, or something newer than it."""

@@ -105,9 +105,12 @@ class LocalCache:
             self._in_use[grant] = STAYS_IN_USE
 
     def in_use(self) -> list[GrantId]:
-        """The grants that are worth a confirmation: each `STAYS_IN_USE` times after it was looked up."""
+        """The grants that are worth a confirmation: each `STAYS_IN_USE` times after it was looked up.
+
+        None where a confirmation is of no use, because nothing is served without one.
+        """
         self._in_use = {grant: left - 1 for grant, left in self._in_use.items() if left and grant in self._entries}
-        return list(self._in_use)
+        return list(self._in_use) if self._age else []
 
     def confirm(self, grant: GrantId, standing: Standing, confirmed_at: datetime) -> None:
         """Note how the database had *grant* at *confirmed_at*: its entry is good until later, or gone."""
@@ -135,7 +138,7 @@ class LocalCache:
     def bury(self, grant: GrantId, generation: int, at: datetime) -> None:
         """Drop the entry, and let in nothing up to *generation*: an answer may still be on its way here.
 
-        Unless the database confirms it after *at*, when it knew already: then it went back in time since.
+        Unless the database confirms it after *at*, when it must have known already: then it went back in time since.
         """
         self.drop(grant)
         buried, buried_at = self._buried.pop(grant, NOWHERE)

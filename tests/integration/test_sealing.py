@@ -157,7 +157,12 @@ def _spellings(secret: str) -> Iterator[bytes]:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Of all files; one that waits in escrow may go away meanwhile."""
+    found = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            found[path.name] = path.read_bytes()
+    return found
 
 
 def _found(secrets: dict[str, str], folder: Path) -> list[tuple[str, str]]:

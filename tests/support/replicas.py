@@ -24,6 +24,7 @@ from service.core.model import (
     WaitingAnswer,
 )
 from service.core.policy import Policy
+from service.core.records import AuthorizationRequest
 from service.core.sealing.vault import Vault, application_place
 from tests.support.fake_server import FakeAuthorizationServer, Rotation, Silence
 from tests.support.memory_audit import MemoryAuditStore
@@ -196,6 +197,12 @@ class House:
             scope="Office Manager",
         )
         return refresh_token
+
+    async def connect(self, replica: Replica, code: str | None = None) -> None:
+        """Give alice's grant what a login in the browser brings."""
+        request = AuthorizationRequest(b"ticket", ALICE, "crm", None, self.clock.now() + HOUR)
+        await self.requests.add(request)
+        await replica.exchange.redeem(VERSATURE, request, code or self.server.code(), REDIRECT_URI)
 
     async def held_answer(
         self, replica: Replica, app: Application = VERSATURE

@@ -21,11 +21,6 @@ async def request_for(house: House, *, sealed_verifier: bytes | None = None) -> 
     return request
 
 
-async def redeem(house: House, replica: Replica, code: str | None = None) -> None:
-    request = await request_for(house)
-    await replica.exchange.redeem(VERSATURE, request, code or house.server.code(), REDIRECT_URI)
-
-
 async def test_a_code_answer_replaces_everything(house: House, replica: Replica) -> None:
     old = await house.import_(replica)
     house.server.end(old)
@@ -33,7 +28,7 @@ async def test_a_code_answer_replaces_everything(house: House, replica: Replica)
     with pytest.raises(Exception, match="revoked"):
         await replica.broker.get(VERSATURE, ALICE)
     house.server.scope = None
-    await redeem(house, replica)
+    await house.connect(replica)
     row, (_, refresh) = await house.row(), await house.stored()
     assert (row.state, row.reason, row.last_error, row.scope) == (GrantState.CONNECTED, None, None, None)
     assert refresh in house.server.good
@@ -42,14 +37,14 @@ async def test_a_code_answer_replaces_everything(house: House, replica: Replica)
 async def test_a_code_answer_without_a_refresh_token_leaves_none_of_the_old_one(house: House, replica: Replica) -> None:
     await house.import_(replica)
     house.server.names_refresh = False
-    await redeem(house, replica)
+    await house.connect(replica)
     assert (await house.stored())[1] is None
 
 
 async def test_a_new_login_is_served_at_once_not_the_old_token_from_memory(house: House, replica: Replica) -> None:
     await house.import_(replica)
     old = await replica.broker.get(VERSATURE, ALICE)
-    await redeem(house, replica)
+    await house.connect(replica)
     new = await replica.broker.get(VERSATURE, ALICE)
     assert new.token.value != old.token.value
     assert new.token.generation == old.token.generation + 1
@@ -57,7 +52,7 @@ async def test_a_new_login_is_served_at_once_not_the_old_token_from_memory(house
 
 async def test_a_browser_that_goes_away_does_not_stop_the_exchange(house: House, replica: Replica) -> None:
     silence = house.server.fall_silent()
-    browser = asyncio.create_task(redeem(house, replica))
+    browser = asyncio.create_task(house.connect(replica))
     await silence.arrived.wait()
     browser.cancel()
     silence.release()
@@ -68,7 +63,7 @@ async def test_a_browser_that_goes_away_does_not_stop_the_exchange(house: House,
 async def test_an_answer_waits_for_the_database_as_long_as_it_takes(house: House, replica: Replica) -> None:
     """The person has done enough once it is safe in escrow."""
     silence = house.server.fall_silent()
-    browser = asyncio.create_task(redeem(house, replica))
+    browser = asyncio.create_task(house.connect(replica))
     await silence.arrived.wait()
     house.grants.away = True
     silence.release()
@@ -88,7 +83,7 @@ async def test_a_login_over_a_revoked_grant_has_done_enough_too_while_the_databa
     await house.import_(replica)
     await replica.broker.revoke(VERSATURE, ALICE)
     house.grants.away_for = {"connect"}
-    await redeem(house, replica)
+    await house.connect(replica)
     house.grants.away_for = set()
     assert await replica.saver.drain(LONG) == 0
     assert (await house.row()).state is GrantState.CONNECTED
@@ -97,7 +92,7 @@ async def test_a_login_over_a_revoked_grant_has_done_enough_too_while_the_databa
 async def test_an_answer_that_no_escrow_takes_keeps_the_browser_waiting(house: House, replica: Replica) -> None:
     replica.spool.away = house.copy.away = house.grants.away = True
     with pytest.raises(StoreUnavailable):
-        await redeem(house, replica)
+        await house.connect(replica)
     house.grants.away = False
     assert await replica.exchange.drain(LONG) == 0
     assert (await house.row()).generation == 1
@@ -105,7 +100,7 @@ async def test_an_answer_that_no_escrow_takes_keeps_the_browser_waiting(house: H
 
 async def test_an_answer_in_escrow_outlives_its_process(house: House, replica: Replica) -> None:
     house.grants.away = True
-    await redeem(house, replica)
+    await house.connect(replica)
     replica.die()
     heir = house.replica(spool=replica.spool)
     house.grants.away = False
@@ -116,7 +111,7 @@ async def test_an_answer_in_escrow_outlives_its_process(house: House, replica: R
 
 async def test_a_commit_whose_answer_was_lost_counts_once(house: House, replica: Replica) -> None:
     house.grants.mute.add("connect")
-    await redeem(house, replica)
+    await house.connect(replica)
     assert await replica.saver.drain(LONG) == 0
     assert house.grants.calls["connect"] == 2
     assert (await house.row()).generation == 1
@@ -128,7 +123,7 @@ async def test_a_link_that_cannot_be_closed_yet_never_puts_a_spent_refresh_token
     """The grant is connected and already renewed by somebody else, while the request still waits to be completed."""
     house.requests.away_for = {"complete"}
     house.server.life = timedelta(seconds=1)
-    browser = asyncio.create_task(redeem(house, replica))
+    browser = asyncio.create_task(house.connect(replica))
     await asyncio.sleep(2)
     assert (await house.row()).generation == 1
     renewed = await house.replica().broker.get(VERSATURE, ALICE)
@@ -149,7 +144,7 @@ async def test_a_verifier_that_cannot_be_opened_sends_nothing(house: House, repl
 
 async def test_shutdown_counts_an_exchange_that_does_not_end(house: House, replica: Replica) -> None:
     silence = house.server.fall_silent()
-    browser = asyncio.create_task(redeem(house, replica))
+    browser = asyncio.create_task(house.connect(replica))
     await silence.arrived.wait()
     assert await replica.exchange.drain(timedelta(seconds=10)) == 1
     silence.release()

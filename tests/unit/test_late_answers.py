@@ -9,12 +9,17 @@ import pytest
 
 from service.core.errors import BrokerError, ReauthorizationRequired, RenewalInProgress, StoreUnavailable
 from service.core.model import Grant, GrantId, Reason
+from service.core.records import CachedToken
 from service.core.redeeming.attempts import Ending
 from service.core.redeeming.upstream import Ambiguous
 from tests.support.replicas import ALICE, COMPANYS, HOUR, REVOCABLE, THE_COMPANY, VERSATURE, House, Replica
 
 REVOCABLE_COMPANYS = replace(COMPANYS, revocation_url=REVOCABLE.revocation_url)
 LONG_ENOUGH = timedelta(minutes=30)
+
+
+async def log_in(house: House, replica: Replica, way: str) -> None:
+    await (house.connect(replica) if way == "connect" else house.import_(replica))
 
 
 async def cached_anywhere(house: House, replica: Replica) -> bool:
@@ -30,7 +35,7 @@ async def test_over_a_revocation_the_row_is_read_where_it_cannot_be_written(hous
     with pytest.raises(ReauthorizationRequired) as caught:
         await asking
     assert (caught.value.reason, caught.value.by_us) == (Reason.REVOKED, True)
-    assert not await cached_anywhere(house, replica)
+    assert (await house.shared.get(ALICE), len(replica.local)) == (CachedToken(2, None), 0)
     assert house.tally.endings == {Ending.REVOKED_MEANWHILE: 1}
     assert len(replica.spool.kept) == 1
     house.grants.away_for = set()
@@ -70,12 +75,15 @@ async def test_a_remembered_revocation_makes_callers_wait_for_what_the_database_
     assert house.tally.endings == {Ending.REVOKED_MEANWHILE: 1}
 
 
+@pytest.mark.parametrize("way", ["connect", "import"])
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
-async def test_another_login_after_a_revocation_is_what_callers_get(house: House, replica: Replica, where: str) -> None:
+async def test_another_login_after_a_revocation_is_what_callers_get(
+    house: House, replica: Replica, where: str, way: str
+) -> None:
     asking, silence = await house.held_answer(replica, REVOCABLE)
     other = replica if where == "here" else house.replica()
     await other.broker.revoke(REVOCABLE, ALICE)
-    await house.import_(other)
+    await log_in(house, other, way)
     house.grants.away_for = {"save"}
     silence.release()
     token = (await asking).token
@@ -84,15 +92,16 @@ async def test_another_login_after_a_revocation_is_what_callers_get(house: House
     assert house.tally.endings == {Ending.ADOPTED: 1}
 
 
+@pytest.mark.parametrize("way", ["connect", "import"])
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 @pytest.mark.parametrize("served", [False, True], ids=["nobody asked yet", "its token was handed out"])
 async def test_another_login_after_a_revocation_is_remembered_while_the_database_cannot_be_asked(
-    house: House, replica: Replica, where: str, served: bool
+    house: House, replica: Replica, where: str, served: bool, way: str
 ) -> None:
     asking, silence = await house.held_answer(replica, REVOCABLE)
     other = replica if where == "here" else house.replica()
     await other.broker.revoke(REVOCABLE, ALICE)
-    await house.import_(other)
+    await log_in(house, other, way)
     token = None
     if served:
         token = (await house.replica().ask(app=REVOCABLE)).token
@@ -122,6 +131,68 @@ async def test_an_answer_handed_out_from_escrow_is_withdrawn_everywhere_once_ano
     house.grants.away = True
     with pytest.raises(StoreUnavailable):
         await replica.ask()
+
+
+@pytest.mark.parametrize("way", ["connect", "import"])
+async def test_a_login_that_is_repeated_after_a_revocation_lets_nothing_in_again(
+    house: House, replica: Replica, way: str
+) -> None:
+    """An import that is retried, or an answer to a login that was stored before and lies in escrow still."""
+    refresh_token, other = await house.import_(replica), house.replica()
+    repeated = house.answer(generation=0, attempt_id="a login", ticket_digest=b"ticket")
+    if way == "connect":
+        await other.saver.settle(repeated)
+    generation = (await house.row()).generation
+    await asyncio.sleep(3600)
+    silence = house.server.fall_silent()
+    asking = asyncio.create_task(replica.ask(app=REVOCABLE))
+    await silence.arrived.wait()
+    house.server.speak()
+    await other.broker.revoke(REVOCABLE, ALICE)
+    if way == "connect":
+        await other.saver.settle(repeated)
+    else:
+        await other.broker.import_(
+            VERSATURE, ALICE, refresh_token=refresh_token, access_token=None, expires_in=None, scope=None
+        )
+    assert await house.shared.get(ALICE) == CachedToken(generation + 1, None)
+    house.grants.away = True
+    silence.release()
+    with pytest.raises(RenewalInProgress):
+        await asking
+    house.grants.away = False
+    assert await replica.renewer.drain(HOUR) == 0
+
+
+async def test_an_answer_that_is_settled_while_the_shared_cache_is_asked_comes_to_what_its_row_says(
+    house: House, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, silence = await house.held_answer(replica, REVOCABLE)
+    await house.replica().broker.revoke(REVOCABLE, ALICE)
+    house.grants.away, remembered = True, await house.shared.get(ALICE)
+
+    async def slowly(_grant: GrantId) -> CachedToken | None:
+        house.grants.away = False
+        monkeypatch.undo()
+        assert await replica.saver.drain(HOUR) == 0
+        return remembered
+
+    monkeypatch.setattr(house.shared, "get", slowly)
+    silence.release()
+    with pytest.raises(ReauthorizationRequired) as caught:
+        await asking
+    assert caught.value.by_us
+
+
+async def test_a_shared_token_of_a_revoked_grant_is_buried_by_whoever_finds_it(house: House, replica: Replica) -> None:
+    await house.import_(replica)
+    token = (await replica.ask()).token
+    await replica.broker.revoke(VERSATURE, ALICE)
+    await house.shared.forget(ALICE, up_to=0)
+    await house.shared.put(ALICE, token.generation, replica.vault.seal_cached(ALICE, token), HOUR)
+    with pytest.raises(ReauthorizationRequired):
+        await house.replica().ask()
+    assert await house.shared.get(ALICE) == CachedToken(2, None)
 
 
 async def test_a_revocation_that_only_a_restored_database_remembers_withholds_no_answer(

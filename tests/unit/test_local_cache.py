@@ -100,6 +100,14 @@ def test_what_the_database_confirms_after_a_burial_is_believed_for_it_went_back_
     assert not cache.has_buried(grant(1), 2)
 
 
+def test_nothing_is_worth_a_confirmation_where_nothing_is_served_without_one() -> None:
+    for age, worth in ((5, [grant(1)]), (0, [])):
+        cache = LocalCache(timedelta(seconds=age))
+        cache.put(grant(1), token(1), NOON)
+        cache.get(grant(1))
+        assert cache.in_use() == worth
+
+
 def test_a_cache_is_ahead_of_what_was_buried_or_is_older_than_its_entry() -> None:
     cache = LocalCache(timedelta(seconds=5))
     cache.bury(grant(1), 3, NOON)

@@ -149,6 +149,22 @@ async def test_without_a_refresh_token_that_opens_a_rejected_token_never_comes_b
         await replicas[0].ask()
 
 
+async def test_a_rejected_token_that_is_asked_for_while_it_is_discarded_does_not_stay(
+    house: House, replica: Replica
+) -> None:
+    rejected = await current(house, replica)
+    house.grants.put(replace(await house.row(), refresh_sealed=None))
+    house.grants.held["discard_access"] = gate = asyncio.Event()
+    report = asyncio.create_task(replica.reject(rejected))
+    await asyncio.sleep(1)
+    await replica.ask()
+    gate.set()
+    with pytest.raises(ReauthorizationRequired):
+        await report
+    with pytest.raises(ReauthorizationRequired):
+        await replica.ask()
+
+
 async def test_a_revoked_grant_gives_nothing_for_a_rejection(house: House, replica: Replica) -> None:
     rejected = await current(house, replica)
     await replica.broker.revoke(VERSATURE, ALICE)

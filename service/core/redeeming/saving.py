@@ -184,7 +184,7 @@ class Saver:
         self._witness(Step.CONNECTED)
         await self._requests.complete(ticket_digest, at=now)
         self._witness(Step.COMPLETED)
-        await self._caches.withdraw(answer.grant, up_to=connected.generation - 1)
+        await self._caches.withdraw(connected)
         return True
 
     async def _judge(self, answer: WaitingAnswer) -> Settlement:
@@ -200,11 +200,9 @@ class Saver:
             return Settlement(Verdict.DATABASE_BEHIND, asked_at, current)
         if current.generation == answer.generation and answer.ticket_digest is None:
             raise StoreUnavailable("An answer was refused by the row that it is based on.")
-        if current.state is GrantState.REVOKED:
-            await self._caches.withdraw(answer.grant, up_to=current.generation)
-            return Settlement(Verdict.REVOKED, asked_at, current)
-        await self._caches.withdraw(answer.grant, up_to=current.generation - 1)
-        return Settlement(Verdict.SUPERSEDED, asked_at, current)
+        await self._caches.withdraw(current)
+        revoked = current.state is GrantState.REVOKED
+        return Settlement(Verdict.REVOKED if revoked else Verdict.SUPERSEDED, asked_at, current)
 
     async def conclude(self, application: Application | None, answer: WaitingAnswer, settlement: Settlement) -> None:
         """Do what follows from *settlement*: the escrow lets go of *answer*, or keeps it until somebody can help.
