@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 LOCK_FLAGS ?=
-WORKERS ?= 4
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := .venv/bin
 PRODUCT := .venv/.product
