@@ -28,6 +28,9 @@ SHOWN_ONLY = {"", "text", "mermaid", "sql"}
 SHARED_WORLDS = {"demo", "house"}
 """Pages leave these as they found them, so that one is enough for all; every other world is made for one page."""
 
+QUICK = {"demo", "empty-README.md"}
+"""What a newcomer meets first; all other journeys start much and take long, and belong to `make test-crash`."""
+
 
 def journeys() -> dict[str, list[tuple[str, str]]]:
     """What to try together: pages, each with the world it is tried in, by a name for the test."""
@@ -48,7 +51,9 @@ def without_what_is_not_run(block: Block) -> str:
     return "".join(line for line in block.text.splitlines(keepends=True) if not unwanted.match(line))
 
 
-@pytest.mark.parametrize("journey", journeys())
+@pytest.mark.parametrize(
+    "journey", [name if name in QUICK else pytest.param(name, marks=pytest.mark.crash) for name in journeys()]
+)
 def test_the_commands_of_the_pages_do_what_they_say(
     journey: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -14,6 +14,8 @@ from tests.support.fleet import Fleet, running_fleet
 from tests.support.ports import free_port
 from tests.support.servers import Server
 
+pytestmark = pytest.mark.crash
+
 PROMISE = 1.0
 PATIENCE_SECONDS = 30
 
@@ -61,7 +63,6 @@ async def test_a_narrowed_permission_and_a_removed_caller_are_refused_by_every_r
             await container.close()
 
 
-@pytest.mark.crash
 @pytest.mark.parametrize("rotation", ["off", "on", "strict"])
 async def test_a_process_stopped_past_its_lease_loses_no_token(
     tmp_path: Path, postgres: Server, redis: Server, rotation: str
@@ -85,7 +86,6 @@ async def test_a_process_stopped_past_its_lease_loses_no_token(
         assert len(await fleet.sandbox.calls(endpoint="token", grant_type="refresh_token")) == 1
 
 
-@pytest.mark.crash
 async def test_a_process_stopped_past_the_takeover_adopts_the_newer_answer(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:

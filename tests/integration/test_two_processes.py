@@ -130,6 +130,7 @@ async def test_a_renewal_is_saved_though_its_caller_hangs_up(tmp_path: Path) -> 
             assert await _holds_a_working_token_after_one_redemption(versature, broker, "alice")
 
 
+@pytest.mark.crash
 async def test_sigterm_waits_for_a_renewal_that_nobody_waits_for_any_more_and_its_answer_is_saved(
     tmp_path: Path,
 ) -> None:

@@ -151,6 +151,7 @@ async def test_whichever_way_it_breaks_the_requests_of_a_day_stay_within_the_sch
     assert await heal(house, replica, 300 - died) <= EXTRA.get(way, 0) + most_until_healed(POLICY, 300)
 
 
+@pytest.mark.crash
 async def test_two_days_of_a_broken_provider_cost_little_kill_nobody_and_heal_by_themselves(
     broken_house: House,
 ) -> None:

@@ -364,7 +364,7 @@ def _may_have_spent(call: Call) -> bool:
     return call.result is None or isinstance(call.result, TokenAnswer | Ambiguous)
 
 
-@pytest.mark.parametrize("lives", [120, pytest.param(1000, marks=pytest.mark.crash)])
+@pytest.mark.parametrize("lives", [60, pytest.param(1000, marks=pytest.mark.crash)])
 def test_whatever_happens_in_the_life_of_a_grant_what_must_hold_holds(lives: int) -> None:
     told = settings(
         max_examples=lives,
