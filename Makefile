@@ -33,7 +33,7 @@ setup: $(PRODUCT)  ## .venv with the product: .venv/bin/token-broker runs
 demo: $(PRODUCT)  ## a sandbox Versature and a broker on PORT (8000), until Ctrl-C
 	@exec $(BIN)/python -m sandbox.demo --port $(PORT)
 
-test: $(DEV)  ## every test that needs neither root nor a browser
+test: $(DEV)  ## all tests but those that need a browser or go on for long
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not crash"
 
 test-browser: $(DEV)  ## the connect flow in a real Chromium
