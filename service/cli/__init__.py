@@ -81,8 +81,3 @@ def openapi() -> None:
     from service.api.application import build_api
 
     sys.stdout.write(json.dumps(build_api("all").openapi(), indent=2, ensure_ascii=False) + "\n")
-
-
-def main() -> None:
-    """Entry point: exit code 0, 1 failed, 2 usage or settings."""
-    app()

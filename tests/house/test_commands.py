@@ -3,11 +3,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 
 import pytest
 
-from tests.house.tree import ROOT, modules, project, syntax
+from service.cli import app
+from tests.house.tree import ROOT, modules, syntax
 
 
 def targets() -> set[str]:
@@ -58,13 +58,11 @@ def test_a_document_names_only_targets_that_exist(document: str) -> None:
 def test_a_document_names_only_commands_that_exist(
     document: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, _, function = project()["project"]["scripts"]["token-broker"].partition(":")
-    main = getattr(import_module(module), function)
     missing = []
     for words in sorted(commands_in(document, "token-broker")):
         monkeypatch.setattr(sys, "argv", ["token-broker", *words, "--help"])
         with pytest.raises(SystemExit) as end:
-            main()
+            app()
         if end.value.code:
             missing.append(" ".join(words))
     capsys.readouterr()

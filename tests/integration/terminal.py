@@ -114,6 +114,6 @@ def _command(arguments: list[str], environment: dict[str, str], folder: str, str
         mode = "r" if number == 0 else "w"
         setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.argv = [str(PROGRAM), *arguments]
-    from service.cli import main
+    from service.cli import app
 
-    main()
+    app()
