@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 LOCK_FLAGS ?=
-WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= logical --maxprocesses 4
 
 BIN := .venv/bin
 PRODUCT := .venv/.product
@@ -33,7 +33,7 @@ setup: $(PRODUCT)  ## .venv with the product: .venv/bin/token-broker runs
 demo: $(PRODUCT)  ## a sandbox Versature and a broker on PORT (8000), until Ctrl-C
 	@exec $(BIN)/python -m sandbox.demo --port $(PORT)
 
-test: $(DEV)  ## all tests but those that need a browser or go on for long
+test: $(DEV)  ## all tests but those that need a browser, kill things or take long
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not browser and not crash"
 
 test-browser: $(DEV)  ## the connect flow in a real Chromium

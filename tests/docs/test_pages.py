@@ -100,6 +100,10 @@ def test_what_the_pages_write_into_a_checkout_is_never_committed() -> None:
     assert written - set(ignored.stdout.split()) == set()
 
 
+def test_what_is_quick_is_still_a_journey() -> None:
+    assert journeys().keys() >= QUICK
+
+
 def test_every_reason_is_still_needed() -> None:
     lines = [line for block in blocks() if block.language == "sh" for line in block.text.splitlines()]
     assert [pattern for pattern in NOT_RUN if not any(re.match(pattern, line) for line in lines)] == []

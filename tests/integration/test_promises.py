@@ -14,8 +14,6 @@ from tests.support.fleet import Fleet, running_fleet
 from tests.support.ports import free_port
 from tests.support.servers import Server
 
-pytestmark = pytest.mark.crash
-
 PROMISE = 1.0
 PATIENCE_SECONDS = 30
 
@@ -44,6 +42,7 @@ async def test_a_revoked_grant_is_refused_by_every_replica_though_redis_still_ho
             await everywhere(whole, 409)
 
 
+@pytest.mark.crash
 async def test_a_narrowed_permission_and_a_removed_caller_are_refused_by_every_replica(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:
@@ -63,6 +62,7 @@ async def test_a_narrowed_permission_and_a_removed_caller_are_refused_by_every_r
             await container.close()
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("rotation", ["off", "on", "strict"])
 async def test_a_process_stopped_past_its_lease_loses_no_token(
     tmp_path: Path, postgres: Server, redis: Server, rotation: str
@@ -86,6 +86,7 @@ async def test_a_process_stopped_past_its_lease_loses_no_token(
         assert len(await fleet.sandbox.calls(endpoint="token", grant_type="refresh_token")) == 1
 
 
+@pytest.mark.crash
 async def test_a_process_stopped_past_the_takeover_adopts_the_newer_answer(
     tmp_path: Path, postgres: Server, redis: Server
 ) -> None:

@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.condition.health import KEPT, READY, Health, PartHealth
+from service.core.condition.health import KEPT, READY, Health, PartHealth, Readiness
 from tests.support.clock import FakeClock
+from tests.support.virtual_time import VirtualClock
 
 
 class SettableClock(FakeClock):
@@ -43,6 +44,17 @@ async def test_an_answer_is_kept_for_a_second_whatever_is_done_to_the_clock(by: 
     clock.advance(KEPT)
     await health.parts()
     assert asked == 2
+
+
+async def test_a_part_that_hangs_is_degraded_after_half_a_second(clock: VirtualClock) -> None:
+    async def hang() -> PartHealth:
+        await asyncio.Event().wait()
+        return READY
+
+    health, began = Health(clock), clock.monotonic()
+    health.register("part", hang)
+    assert (await health.parts())["part"].readiness is Readiness.DEGRADED
+    assert clock.monotonic() - began == 0.5
 
 
 async def test_a_crowd_that_asks_at_once_costs_each_part_one_question() -> None:
