@@ -20,6 +20,7 @@ from service.adapters.tables import (
     to_micros,
     to_nullable,
 )
+from service.core.errors import StoreUnavailable
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.records import ApiKey, DirectoryRows, KeyAddition
 
@@ -158,7 +159,10 @@ class SqlDirectoryStore:
 
 async def _version(connection: AsyncConnection) -> int:
     rows = await connection.execute(select(directory_version.c.version))
-    return int(rows.scalar_one())
+    version: int | None = rows.scalar_one_or_none()
+    if version is None:  # every migrated database has it: this one is just being restored
+        raise StoreUnavailable
+    return version
 
 
 async def _move_version(connection: AsyncConnection) -> None:

@@ -9,9 +9,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from service.adapters.sql_database import Busy, Database
+from service.adapters.tables import directory_version, grants
 from service.core.errors import StoreUnavailable
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ class Schema(Enum):
     EARLIER = auto()
     """An earlier version's, or none yet."""
     FOREIGN = auto()
-    """Of no version of this program."""
+    """Of no version of this program, or restored in part."""
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -77,11 +78,12 @@ def _schema(connection: Connection) -> Schema:
     """Revisions are numbers of four digits that count upwards, so one that is not known yet can still be told."""
     match MigrationContext.configure(connection).get_current_heads():
         case ():
-            return Schema.EARLIER
+            return Schema.FOREIGN if connection.dialect.has_table(connection, grants.name) else Schema.EARLIER
         case (revision,):
             known = _revisions()
             if revision == known[0] or (_NUMBER.fullmatch(revision) and revision > known[0]):
-                return Schema.FITS
+                has_directory = connection.execute(select(directory_version.c.version)).one_or_none()
+                return Schema.FITS if has_directory else Schema.FOREIGN
             return Schema.EARLIER if revision in known else Schema.FOREIGN
         case _:
             return Schema.FOREIGN

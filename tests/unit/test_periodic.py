@@ -69,5 +69,20 @@ async def test_work_that_fails_is_told_by_name_and_comes_round_again(
     work = Work(clock, failure)
     await stop(await live(work, 25))
     assert work.done_at == [10, 20]
-    [record] = caplog.records
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert (record.levelno, record.__dict__["what"]) == (level, "some work")
+
+
+async def test_a_long_outage_is_told_when_it_begins_and_when_it_is_over(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    work = Work(clock, StoreUnavailable(), StoreUnavailable(), ValueError(), StoreUnavailable())
+    await stop(await live(work, 65))
+    assert work.done_at == [10, 20, 30, 40, 50, 60]
+    told = [(record.levelno, record.getMessage()) for record in caplog.records]
+    assert told == [
+        (logging.WARNING, "periodic work is left out while the database is away"),
+        (logging.ERROR, "periodic work crashed"),
+        (logging.INFO, "periodic work goes on"),
+    ]

@@ -13,14 +13,22 @@ log = logging.getLogger(__name__)
 async def every(
     period: timedelta, work: Callable[[], Awaitable[object]], clock: Clock, what: str, *, at_once: bool = False
 ) -> None:
-    """Do *work* after each *period* until cancelled, and before the first *at_once*. *what* it is goes to the log."""
-    pause = timedelta(0) if at_once else period
+    """Do *work* after each *period* until cancelled, and before the first *at_once*. *what* it is goes to the log.
+
+    A database that is away is told when that begins and when it is over, however often the work comes round meanwhile.
+    """
+    pause, away = timedelta(0) if at_once else period, False
     while True:
         await clock.sleep(pause)
-        pause = period
+        pause, was_away = period, away
         try:
             await work()
+            away = False
         except StoreUnavailable:
-            log.warning("periodic work was left out: the database is away", extra={"what": what})
+            away = True
         except Exception:
             log.exception("periodic work crashed", extra={"what": what})
+        if away and not was_away:
+            log.warning("periodic work is left out while the database is away", extra={"what": what})
+        elif was_away and not away:
+            log.info("periodic work goes on", extra={"what": what})

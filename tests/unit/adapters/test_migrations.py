@@ -186,6 +186,29 @@ async def test_a_schema_of_no_version_of_ours_is_told_and_left_alone(database: D
         await migrate(database)
 
 
+@pytest.mark.parametrize("missing", ["alembic_version", "directory_version"])
+async def test_a_database_of_which_only_a_part_is_restored_is_not_ready_and_left_alone(
+    database: Database, missing: str
+) -> None:
+    await migrate(database)
+    async with database.write() as connection:
+        await connection.execute(text(f"DELETE FROM {missing}"))  # noqa: S608 - one of the two above
+    part = await DatabaseHealth(database, ClockSkew(), FakeClock()).database()
+    assert part.readiness is Readiness.NOT_READY
+    assert "restored from a backup" in (part.detail or "")
+    with pytest.raises(StoreUnavailable, match="restored from a backup"):
+        await migrate(database)
+
+
+async def test_a_directory_that_is_only_being_restored_is_unavailable_and_not_empty(database: Database) -> None:
+    await migrate(database)
+    async with database.write() as connection:
+        await connection.execute(text("DELETE FROM directory_version"))
+    for ask in (SqlDirectoryStore(database).version, SqlDirectoryStore(database).load):
+        with pytest.raises(StoreUnavailable):
+            await ask()
+
+
 async def test_readiness_tells_to_migrate_where_that_helps(database: Database) -> None:
     health = DatabaseHealth(database, ClockSkew(), FakeClock())
     assert "token-broker migrate" in ((await health.database()).detail or "")
