@@ -134,7 +134,10 @@ async def import_grant(
 
 @router.delete("/grants/{user}", operation_id="revoke_grant", summary="End a user's grant")
 async def revoke_grant(house: House, target: GrantTarget) -> Revocation:
-    """Unusable here at once, elsewhere within BROKER_LOCAL_CACHE_SECONDS. `upstream` says how far the provider knows; repeating the call tries that again."""
+    """Unusable here at once, elsewhere within BROKER_LOCAL_CACHE_SECONDS.
+
+    `upstream` says how far the provider knows; repeating the call tries that again.
+    """
     application = target.application()
     upstream = await house.broker.revoke(application, target.grant(application))
     return Revocation(state=GrantState.REVOKED, upstream=upstream)

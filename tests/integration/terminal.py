@@ -10,8 +10,10 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ PATIENCE_SECONDS = 30
 _STREAMS = ("stdin", "stdout", "stderr")
 _forks: ForkServerContext = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["service.cli", "service.cli.serving", "service.adapters.sql_migrations"])
+_turn = threading.Lock()
+"""Every start collects the exit codes of all that have ended: who collects the same one meanwhile is told 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,14 @@ class Terminal:
             process: ForkServerProcess = _forks.Process(
                 target=_command, args=(arguments, self._environment, str(self.folder), streams)
             )
-            process.start()
-            process.join(PATIENCE_SECONDS)
-            code = process.exitcode
-            assert code is not None, f"{arguments} did not end"
-            process.close()
+            with _turn:
+                process.start()
+            assert wait([process.sentinel], PATIENCE_SECONDS), f"{arguments} did not end"
+            with _turn:
+                process.join()
+                code = process.exitcode
+                process.close()
+            assert code is not None
             ended = Ended(code, stdout.read_text(), stderr.read_text())
         assert "Traceback" not in ended.err, ended.err
         return ended
