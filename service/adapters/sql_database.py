@@ -38,12 +38,20 @@ _FORBIDDEN = "42501"  # insufficient privilege
 _BUSY = frozenset({"55P03", "57014", "40P01", "40001"})  # lock or statement timeout, deadlock, serialization failure
 
 
-class Busy(StoreUnavailable):
-    """One statement met another's lock; the database itself is well."""
+class Answering(StoreUnavailable):
+    """Not done, although the database itself can be asked: there is no reason to leave it alone."""
 
 
-class Forbidden(StoreUnavailable):
-    """The database answers, but its user may not do what we do there."""
+class Busy(Answering):
+    """One statement met another's lock."""
+
+
+class Incomplete(Answering):
+    """Something is missing that every migrated database has: it is another one, or is just being restored."""
+
+
+class Forbidden(Answering):
+    """The database's user may not do what we do there."""
 
     def __init__(self) -> None:
         super().__init__("The database's user has to own the database and its tables, after a restore too.")
@@ -141,7 +149,7 @@ class Database:
             raise StoreUnavailable
         try:
             return task.result()
-        except Busy:
+        except Answering:
             raise
         except StoreUnavailable:
             self._bypass.failed()
@@ -229,8 +237,9 @@ def _translated() -> Iterator[None]:
         sqlstate = getattr(failure.orig, "sqlstate", None)
         if sqlstate == _FORBIDDEN:
             raise Forbidden from None
-        foreign_schema = sqlstate in _FOREIGN_SCHEMA
+        if sqlstate in _FOREIGN_SCHEMA:
+            raise Incomplete from None
         damaged_file = type(failure) is exc.DatabaseError
-        if failure.connection_invalidated or foreign_schema or damaged_file:
+        if failure.connection_invalidated or damaged_file:
             raise StoreUnavailable from None
         raise

@@ -9,7 +9,7 @@ from sqlalchemy import Delete, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.adapters.sql_database import Database, guarded
+from service.adapters.sql_database import Database, Incomplete, guarded
 from service.adapters.tables import (
     api_keys,
     applications,
@@ -20,7 +20,6 @@ from service.adapters.tables import (
     to_micros,
     to_nullable,
 )
-from service.core.errors import StoreUnavailable
 from service.core.model import Application, Caller, GrantType, Scope
 from service.core.records import ApiKey, DirectoryRows, KeyAddition
 
@@ -160,8 +159,8 @@ class SqlDirectoryStore:
 async def _version(connection: AsyncConnection) -> int:
     rows = await connection.execute(select(directory_version.c.version))
     version: int | None = rows.scalar_one_or_none()
-    if version is None:  # every migrated database has it: this one is just being restored
-        raise StoreUnavailable
+    if version is None:
+        raise Incomplete
     return version
 
 

@@ -76,17 +76,26 @@ def _upgrade(connection: Connection) -> None:
 
 def _schema(connection: Connection) -> Schema:
     """Revisions are numbers of four digits that count upwards, so one that is not known yet can still be told."""
+    # Asked first: a migration that commits in between brings its tables and its revision together.
+    has_tables = connection.dialect.has_table(connection, grants.name)
     match MigrationContext.configure(connection).get_current_heads():
         case ():
-            return Schema.FOREIGN if connection.dialect.has_table(connection, grants.name) else Schema.EARLIER
+            return Schema.FOREIGN if has_tables else Schema.EARLIER
         case (revision,):
             known = _revisions()
-            if revision == known[0] or (_NUMBER.fullmatch(revision) and revision > known[0]):
-                has_directory = connection.execute(select(directory_version.c.version)).one_or_none()
-                return Schema.FITS if has_directory else Schema.FOREIGN
-            return Schema.EARLIER if revision in known else Schema.FOREIGN
+            later = _NUMBER.fullmatch(revision) is not None and revision > known[0]
+            if not (later or revision in known) or not _has_directory(connection):
+                return Schema.FOREIGN
+            return Schema.FITS if later or revision == known[0] else Schema.EARLIER
         case _:
             return Schema.FOREIGN
+
+
+def _has_directory(connection: Connection) -> bool:
+    """Whether what the first migration left is there: a backup that is restored in part may lack it."""
+    if not connection.dialect.has_table(connection, directory_version.name):
+        return False
+    return connection.execute(select(directory_version.c.version)).one_or_none() is not None
 
 
 @cache

@@ -16,11 +16,14 @@ from sqlalchemy import text
 from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_census import SqlCensusStore
 from service.adapters.sql_database import Database
+from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
+from service.adapters.sql_health import DatabaseHealth
 from service.adapters.sql_migrations import Schema, alembic_config, migrate, schema_of
 from service.adapters.sql_renewal_queue import SqlRenewalQueue
 from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.clock import SystemClock
+from service.core.condition.skew import ClockSkew
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantType
 from service.core.records import Due, GrantFilter
@@ -154,6 +157,23 @@ async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailab
     with pytest.raises(StoreUnavailable):
         await SqlGrantStore(empty).get(ALICE)
     await empty.close()
+
+
+@pytest.mark.parametrize("lacking", ["DELETE FROM directory_version", "DROP TABLE directory_version"])
+async def test_a_database_that_is_just_being_restored_is_told_as_that_and_not_as_one_that_is_away(
+    postgres: Server, lacking: str
+) -> None:
+    restored = Database(new_database(postgres, f"half_{lacking[:4]}"), pool_size=2, clock=SystemClock())
+    await migrate(restored)
+    async with restored.write() as connection:
+        await connection.execute(text(lacking))
+    directory, health = SqlDirectoryStore(restored), DatabaseHealth(restored, ClockSkew(), SystemClock())
+    for ask in (directory.version, directory.load):
+        with pytest.raises(StoreUnavailable):
+            await ask()
+    assert not restored.is_bypassed
+    assert "restored from a backup" in ((await health.database()).detail or "")
+    await restored.close()
 
 
 async def test_a_table_too_large_to_be_looked_through_takes_the_database_from_nobody(postgres: Server) -> None:

@@ -140,10 +140,10 @@ async def test_rows_of_the_version_before_are_taken_over_and_still_made_beside_t
 
 async def test_a_migration_that_fails_midway_leaves_nothing(database: Database) -> None:
     async with database.write() as connection:
-        await connection.execute(text("CREATE TABLE grants (in_the_way TEXT)"))
+        await connection.execute(text("CREATE TABLE directory_version (in_the_way TEXT)"))
     with pytest.raises(StoreUnavailable):
         await migrate(database)
-    assert await counts(database) == {"grants": 0}
+    assert await counts(database) == {"directory_version": 0}
 
 
 async def test_a_migrated_schema_fits(database: Database) -> None:
@@ -186,13 +186,16 @@ async def test_a_schema_of_no_version_of_ours_is_told_and_left_alone(database: D
         await migrate(database)
 
 
-@pytest.mark.parametrize("missing", ["alembic_version", "directory_version"])
+@pytest.mark.parametrize("revision", [*EARLIER, "head"])
+@pytest.mark.parametrize(
+    "lacking", ["DELETE FROM alembic_version", "DELETE FROM directory_version", "DROP TABLE directory_version"]
+)
 async def test_a_database_of_which_only_a_part_is_restored_is_not_ready_and_left_alone(
-    database: Database, missing: str
+    database: Database, lacking: str, revision: str
 ) -> None:
-    await migrate(database)
+    await move(database, command.upgrade, revision)
     async with database.write() as connection:
-        await connection.execute(text(f"DELETE FROM {missing}"))  # noqa: S608 - one of the two above
+        await connection.execute(text(lacking))
     part = await DatabaseHealth(database, ClockSkew(), FakeClock()).database()
     assert part.readiness is Readiness.NOT_READY
     assert "restored from a backup" in (part.detail or "")
