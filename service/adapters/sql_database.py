@@ -38,20 +38,19 @@ _FORBIDDEN = "42501"  # insufficient privilege
 _BUSY = frozenset({"55P03", "57014", "40P01", "40001"})  # lock or statement timeout, deadlock, serialization failure
 
 
-class Answering(StoreUnavailable):
-    """Not done, although the database itself can be asked: there is no reason to leave it alone."""
+class Busy(StoreUnavailable):
+    """One statement met another's lock; the database itself is well."""
 
 
-class Busy(Answering):
-    """One statement met another's lock."""
+class Incomplete(StoreUnavailable):
+    """The database answers, but lacks what every migrated one has: it is another one, or is just being restored."""
+
+    def __init__(self) -> None:
+        super().__init__(asked=False)  # nothing can have changed, and nothing has to be taken back
 
 
-class Incomplete(Answering):
-    """Something is missing that every migrated database has: it is another one, or is just being restored."""
-
-
-class Forbidden(Answering):
-    """The database's user may not do what we do there."""
+class Forbidden(StoreUnavailable):
+    """The database answers, but its user may not do what we do there."""
 
     def __init__(self) -> None:
         super().__init__("The database's user has to own the database and its tables, after a restore too.")
@@ -149,7 +148,7 @@ class Database:
             raise StoreUnavailable
         try:
             return task.result()
-        except Answering:
+        except (Busy, Incomplete):
             raise
         except StoreUnavailable:
             self._bypass.failed()

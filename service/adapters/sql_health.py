@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from service.adapters.sql_database import Database, Forbidden
+from service.adapters.sql_database import Database, Forbidden, Incomplete
 from service.adapters.sql_migrations import FOREIGN, Schema, schema_of
 from service.core.clock import Clock
 from service.core.condition.health import READY, PartHealth, Readiness
@@ -34,6 +34,8 @@ class DatabaseHealth:
             return _OF_SCHEMAS[await schema_of(self._database)]
         except Forbidden as refusal:
             return PartHealth(Readiness.DEGRADED, refusal.detail)
+        except Incomplete:
+            return _OF_SCHEMAS[Schema.FOREIGN]
         except StoreUnavailable:
             return _AWAY
 

@@ -93,7 +93,7 @@ def _schema(connection: Connection) -> Schema:
 
 def _has_directory(connection: Connection) -> bool:
     """Whether what the first migration left is there: a backup that is restored in part may lack it."""
-    if not connection.dialect.has_table(connection, directory_version.name):
+    if not all(connection.dialect.has_table(connection, table.name) for table in (directory_version, grants)):
         return False
     return connection.execute(select(directory_version.c.version)).one_or_none() is not None
 

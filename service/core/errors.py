@@ -169,7 +169,7 @@ class RenewalInProgress(HouseError):
 
 
 class StoreUnavailable(HouseError):
-    """`asked` is False when the database was not even asked, so that nothing can have changed in it."""
+    """`asked` is False when the database was not even asked, or refused at once: nothing can have changed in it."""
 
     code = "store_unavailable"
 

@@ -159,18 +159,22 @@ async def test_an_unmigrated_database_is_no_current_schema_and_a_store_unavailab
     await empty.close()
 
 
-@pytest.mark.parametrize("lacking", ["DELETE FROM directory_version", "DROP TABLE directory_version"])
+LOST_COLUMN = "ALTER TABLE directory_version RENAME COLUMN version TO lost"
+
+
+@pytest.mark.parametrize("lacking", ["DELETE FROM directory_version", "DROP TABLE directory_version", LOST_COLUMN])
 async def test_a_database_that_is_just_being_restored_is_told_as_that_and_not_as_one_that_is_away(
     postgres: Server, lacking: str
 ) -> None:
-    restored = Database(new_database(postgres, f"half_{lacking[:4]}"), pool_size=2, clock=SystemClock())
+    restored = Database(new_database(postgres, f"half_{lacking[:4]}_{len(lacking)}"), pool_size=2, clock=SystemClock())
     await migrate(restored)
     async with restored.write() as connection:
         await connection.execute(text(lacking))
     directory, health = SqlDirectoryStore(restored), DatabaseHealth(restored, ClockSkew(), SystemClock())
     for ask in (directory.version, directory.load):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable) as told:
             await ask()
+        assert not told.value.asked
     assert not restored.is_bypassed
     assert "restored from a backup" in ((await health.database()).detail or "")
     await restored.close()

@@ -188,7 +188,13 @@ async def test_a_schema_of_no_version_of_ours_is_told_and_left_alone(database: D
 
 @pytest.mark.parametrize("revision", [*EARLIER, "head"])
 @pytest.mark.parametrize(
-    "lacking", ["DELETE FROM alembic_version", "DELETE FROM directory_version", "DROP TABLE directory_version"]
+    "lacking",
+    [
+        "DELETE FROM alembic_version",
+        "DELETE FROM directory_version",
+        "DROP TABLE directory_version",
+        "DROP TABLE grants",
+    ],
 )
 async def test_a_database_of_which_only_a_part_is_restored_is_not_ready_and_left_alone(
     database: Database, lacking: str, revision: str
