@@ -96,7 +96,8 @@ class Metrics:
         )
         self.lost_grants = self._counter(
             "lost_grants",
-            "Grants that ended as lost_in_transit: an answer of the provider never reached our first durable write.",
+            "Grants that ended as lost_in_transit: an answer of the provider never reached our first durable write, "
+            "or the database went back in time after it.",
             "application",
         )
 

@@ -134,6 +134,8 @@ class SqlGrantStore:
         if setback.uncoded:
             values["refusals"] = _columns.refusals + 1
             values["refused_since"] = func.coalesce(_columns.refused_since, to_micros(setback.at))
+        if setback.spent:
+            values["unfinished_generation"] = _columns.generation
         await self._update(values, is_grant(grant), _columns.attempt_id == attempt_id)
 
     @guarded

@@ -84,14 +84,14 @@ def _schema(connection: Connection) -> Schema:
         case (revision,):
             known = _revisions()
             later = _NUMBER.fullmatch(revision) is not None and revision > known[0]
-            if not (later or revision in known) or not _has_directory(connection):
+            if not (later or revision in known) or not _is_whole(connection):
                 return Schema.FOREIGN
             return Schema.FITS if later or revision == known[0] else Schema.EARLIER
         case _:
             return Schema.FOREIGN
 
 
-def _has_directory(connection: Connection) -> bool:
+def _is_whole(connection: Connection) -> bool:
     """Whether what the first migration left is there: a backup that is restored in part may lack it."""
     if not all(connection.dialect.has_table(connection, table.name) for table in (directory_version, grants)):
         return False

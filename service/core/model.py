@@ -58,7 +58,7 @@ _EXPLANATIONS = {
     Reason.REFUSED: "The provider keeps refusing this grant without saying why; the user must connect again.",
     Reason.NO_REFRESH_TOKEN: "The provider gave no refresh token and the access token has ended; "
     "the user must connect again.",
-    Reason.LOST_IN_TRANSIT: "An answer of the provider was lost on its way and the refresh token with it; "
+    Reason.LOST_IN_TRANSIT: "An answer of the provider was lost and the refresh token with it; "
     "the user must connect again.",
     Reason.UNDECRYPTABLE: "The stored tokens fail their seal; the user must connect again.",
 }
@@ -207,7 +207,8 @@ class Grant:
 
     `refusals` counts those without an error code since the last success, the first of them at `refused_since`.
     `unfinished_generation` is the generation on which some attempt may have spent the refresh token without its
-    answer ever arriving; it stays until a later refresh token has worked.
+    answer being here, because it never arrived or the database went back in time; it stays until a later refresh token
+    has worked.
     """
 
     id: GrantId

@@ -35,7 +35,8 @@ class Force:
 class Setback:
     """One failed attempt, as noted in the grant's row; `finished` False leaves the claim standing (rule 5).
 
-    `uncoded` marks a refusal without an error code, which counts towards the reason `refused` (rule 6).
+    `uncoded` marks a refusal without an error code, which counts towards the reason `refused` (rule 6); `spent` that
+    nothing was sent because the refresh token in the row was used before, by an attempt of which the row knows nothing.
     """
 
     code: str
@@ -43,6 +44,7 @@ class Setback:
     retry_at: datetime
     finished: bool
     uncoded: bool = False
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ async def save(
     return await grants.save(grant, generation=generation, attempt_id=attempt_id, tokens=answer, at=at)
 
 
-async def set_back(grants: GrantStore, attempt_id: str, *, finished: bool = True) -> None:
-    setback = Setback(code="upstream_unavailable", at=T0 + SECOND, retry_at=T0 + RETRY_IN, finished=finished)
+async def set_back(grants: GrantStore, attempt_id: str, *, finished: bool = True, spent: bool = False) -> None:
+    setback = Setback("upstream_unavailable", at=T0 + SECOND, retry_at=T0 + RETRY_IN, finished=finished, spent=spent)
     await grants.note_setback(ALICE, attempt_id=attempt_id, setback=setback)
 
 
@@ -455,6 +455,18 @@ async def test_an_unfinished_setback_is_counted_and_leaves_the_claim(stores: Sto
     assert await stored(stores.grants) == replace(
         claimed, failures=1, last_error=Failure("upstream_unavailable", T0 + SECOND), retry_at=T0 + RETRY_IN
     )
+
+
+async def test_a_spent_refresh_token_is_noted_with_the_claims_end_and_stays_known(stores: Stores) -> None:
+    await connected(stores.grants)
+    await claim(stores.grants, "mine")
+    await set_back(stores.grants, "mine", spent=True)
+    grant = await stored(stores.grants)
+    assert (grant.claim, grant.failures, grant.unfinished_generation) == (None, 1, 1)
+    await stores.pass_time(RETRY_IN)
+    claimed = await claim(stores.grants, "again")
+    assert claimed is not None
+    assert claimed.unfinished_generation == 1
 
 
 async def test_a_setback_of_who_was_taken_over_is_not_noted(stores: Stores) -> None:

@@ -185,6 +185,9 @@ async def the_database_is_restored_from_a_backup(scene: Scene) -> None:
     await replica.shows("token_broker_database_behind_grants", lambda value: value == 1)
     await scene.trouble(replica)
     assert len(await scene.versature.redemptions("alice")) == redeemed, "a spent refresh token is not sent again"
+    scene.with_redis()  # emptied: what showed it is gone
+    await until(lambda: _answers(replica, "alice", 409), "nobody is told to connect again")
+    assert (await replica.client.get("/tokens/alice")).json()["reason"] == "lost_in_transit"
     await scene.versature.switch(token_lifetime_seconds=1)
     await scene.reconnect(replica, "alice")
     await until(lambda: _answers(replica, "alice", 200), "the new grant does not work")

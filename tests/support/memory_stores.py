@@ -215,6 +215,8 @@ class MemoryGrantStore(_Store):
             if setback.uncoded:
                 values["refusals"] = row.grant.refusals + 1
                 values["refused_since"] = row.grant.refused_since or setback.at
+            if setback.spent:
+                values["unfinished_generation"] = row.grant.generation
             self._change(replace(row, renew_at=row.renew_at and setback.retry_at), values)
 
     async def declare_dead(

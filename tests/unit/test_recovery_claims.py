@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from service.core.condition.health import Readiness
-from service.core.errors import BrokerError, StoreUnavailable, UpstreamUnavailable
-from service.core.model import AccessToken, WaitingAnswer
+from service.core.errors import BrokerError, ReauthorizationRequired, StoreUnavailable, UpstreamUnavailable
+from service.core.model import AccessToken, GrantId, Reason, WaitingAnswer
 from service.core.records import AuthorizationRequest
 from service.core.sealing.vault import Vault
 from tests.support.fake_server import Rotation
@@ -21,8 +21,8 @@ LEASE_AND_TAKEOVER = 61
 Way = Callable[[House, Replica], Awaitable[AccessToken]]
 
 
-async def by_a_caller(house: House, replica: Replica) -> AccessToken:
-    flight, _ = replica.renewer.fly(VERSATURE, await house.row())
+async def by_a_caller(house: House, replica: Replica, user: GrantId = ALICE) -> AccessToken:
+    flight, _ = replica.renewer.fly(VERSATURE, await house.row(user))
     return await flight
 
 
@@ -165,6 +165,28 @@ async def test_the_alarm_ends_by_itself_when_the_cached_token_is_gone(house: Hou
     assert (await fly(house, fresh)).generation == 2
     assert house.server.count("refresh") == 1
     assert alarmed(fresh, 0)
+
+
+async def test_what_a_database_that_went_back_has_spent_is_lost_by_us_however_many_grants_it_is(house: House) -> None:
+    """What showed it, cached tokens, is gone by then; nobody takes the refusals for the users' will, or doubts them."""
+    fresh = process(house)
+    users = [GrantId(ALICE.application, name) for name in ("alice", "bob", "carol", "dave")]
+    for user in users:
+        await house.import_(fresh, user)
+    backups = [await house.row(user) for user in users]
+    for user in users:
+        await by_a_caller(house, fresh, user)
+    for backup in backups:
+        house.grants.put(backup)
+    fresh = process(house)
+    for user in users:
+        with pytest.raises(StoreUnavailable):
+            await by_a_caller(house, fresh, user)
+    await asyncio.sleep(3600)
+    for user in users:
+        with pytest.raises(ReauthorizationRequired) as refusal:
+            await by_a_caller(house, fresh, user)
+        assert refusal.value.reason is Reason.LOST_IN_TRANSIT
 
 
 async def test_an_alarm_that_nobody_repeats_ends_after_a_while(house: House, replica: Replica, fly: Way) -> None:

@@ -30,6 +30,13 @@ PAUSE_LONGEST = timedelta(hours=1)
 ALARM_LASTS = timedelta(minutes=10)
 
 
+class _WentBack(StoreUnavailable):
+    """The database went back in time: what the row holds as the grant's refresh token is spent."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is older than what it was seen to hold; its refresh token is spent.")
+
+
 @dataclass(frozen=True, slots=True)
 class _Later:
     until: datetime
@@ -89,19 +96,16 @@ class Recovery:
         """
         if claimed.claim is None or claimed.id.is_company:
             return None
-        unfinished = claimed.unfinished_generation == claimed.generation
+        unfinished, current = claimed.unfinished_generation == claimed.generation, claimed
         try:
             newer = await self._something_is_newer(claimed)
-            if not unfinished and not newer and not self._custody.holds(claimed.id):
-                self._alarms.pop(claimed.id, None)
-                return None
-            found = await self._bring_in(claimed)
-            self._witness(Step.LOOKED_INTO_ESCROW)
-            if not found and not newer:
-                return None
-            current = await self._reread(claimed.id)
-            if await self._something_is_newer(current):
-                raise self._alarm(claimed.id)
+            if unfinished or newer or self._custody.holds(claimed.id):
+                found = await self._bring_in(claimed)
+                self._witness(Step.LOOKED_INTO_ESCROW)
+                if found or newer:
+                    current = await self._reread(claimed.id)
+                    if await self._something_is_newer(current):
+                        raise self._alarm(claimed.id)
         except (StoreUnavailable, KeyUnavailable) as hindrance:
             self._give_back(claimed, claimed.claim, hindrance)
             raise
@@ -116,10 +120,15 @@ class Recovery:
         return len(settlements)
 
     def _give_back(self, claimed: Grant, claim: Claim, hindrance: BrokerError) -> None:
-        """Nothing was sent. Noted like a setback, so that nobody tries the same again at once and for ever."""
+        """Nothing was sent. Noted like a setback, so that nobody tries the same again at once and for ever.
+
+        A spent refresh token is noted as well: what shows it, a cached token, does not outlive that token, and a
+        refusal after that would look like the user's own will.
+        """
         now = self._clock.now()
         retry_at = now + next_retry(claimed.failures + 1, self._policy, jitter=0.0)
-        setback = Setback(hindrance.code, now, retry_at=retry_at, finished=True)
+        spent = isinstance(hindrance, _WentBack)
+        setback = Setback(hindrance.code, now, retry_at=retry_at, finished=True, spent=spent)
         self._errands.run(
             "a claim",
             lambda: self._grants.note_setback(claimed.id, attempt_id=claim.attempt_id, setback=setback),
@@ -195,11 +204,11 @@ class Recovery:
         token = self._vault.open_cached(grant.id, cached)
         return token is not None and grant.is_older_than(token)
 
-    def _alarm(self, grant: GrantId) -> StoreUnavailable:
+    def _alarm(self, grant: GrantId) -> _WentBack:
         if grant not in self._alarms:
             log.critical("the database is older than what has been handed out: was it restored from a backup?")
         self._alarms[grant] = self._clock.now()
-        return StoreUnavailable("The database is older than what it was seen to hold; its refresh token is spent.")
+        return _WentBack()
 
     async def health(self) -> PartHealth:
         """A database that went back in time is for a person to judge."""
