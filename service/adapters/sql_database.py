@@ -32,7 +32,7 @@ SCAN_DEADLINE = DEADLINE / 2
 """Less than that of all else: a table too large to be looked through must not pass for a database that hangs."""
 
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
-_FOREIGN_SCHEMA = frozenset({"42P01", "42703"})  # undefined table, undefined column
+_FOREIGN_SCHEMA = frozenset({"42P01", "42703", "42P10"})  # undefined table, column, and constraint to conflict with
 _FORBIDDEN = "42501"  # insufficient privilege
 
 _BUSY = frozenset({"55P03", "57014", "40P01", "40001"})  # lock or statement timeout, deadlock, serialization failure
@@ -46,14 +46,16 @@ class Incomplete(StoreUnavailable):
     """The database answers, but lacks what every migrated one has: it is another one, or is just being restored."""
 
     def __init__(self) -> None:
-        super().__init__(asked=False)  # nothing can have changed, and nothing has to be taken back
+        detail = "The database lacks what every migrated one has: it is another one, or is just being restored."
+        super().__init__(detail, asked=False)
 
 
 class Forbidden(StoreUnavailable):
     """The database answers, but its user may not do what we do there."""
 
     def __init__(self) -> None:
-        super().__init__("The database's user has to own the database and its tables, after a restore too.")
+        detail = "The database's user has to own the database and its tables, after a restore too."
+        super().__init__(detail, asked=False)
 
 
 T = TypeVar("T")

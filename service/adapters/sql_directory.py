@@ -9,13 +9,13 @@ from sqlalchemy import Delete, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.adapters.sql_database import Database, Incomplete, guarded
+from service.adapters.sql_database import Database, guarded
+from service.adapters.sql_directory_version import lock_version, move_version, read_version
 from service.adapters.tables import (
     api_keys,
     applications,
     callers,
     default_applications,
-    directory_version,
     to_instant,
     to_micros,
     to_nullable,
@@ -33,13 +33,13 @@ class SqlDirectoryStore:
     @guarded
     async def version(self) -> int:
         async with self._database.read() as connection:
-            return await _version(connection)
+            return await read_version(connection)
 
     @guarded
     async def load(self) -> DirectoryRows:
         """The version is read first: a change that comes between is then read again, never missed."""
         async with self._database.read() as connection:
-            version = await _version(connection)
+            version = await read_version(connection)
             apps = await connection.execute(select(applications).order_by(applications.c.position))
             defaults = await connection.execute(select(default_applications))
             people = await connection.execute(select(callers).order_by(callers.c.name))
@@ -61,7 +61,7 @@ class SqlDirectoryStore:
     @guarded
     async def change_application(self, name: str, change: Callable[[Application], Application]) -> Application | None:
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             here = applications.c.name == name
             row = (await connection.execute(select(applications).where(here))).one_or_none()
             if row is None:
@@ -73,7 +73,7 @@ class SqlDirectoryStore:
     @guarded
     async def remove_application(self, name: str) -> bool:
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             await connection.execute(_no_default(name))
             removed = await connection.execute(delete(applications).where(applications.c.name == name))
             return removed.rowcount == 1
@@ -83,7 +83,7 @@ class SqlDirectoryStore:
         chosen = self._database.insert(default_applications).values(grant_type=grant_type, application=name)
         chosen = chosen.on_conflict_do_update(index_elements=["grant_type"], set_={"application": name})
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             await connection.execute(chosen)
 
     @guarded
@@ -94,7 +94,7 @@ class SqlDirectoryStore:
     @guarded
     async def change_caller(self, name: str, change: Callable[[Caller], Caller]) -> Caller | None:
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             here = callers.c.name == name
             row = (await connection.execute(select(callers).where(here))).one_or_none()
             if row is None:
@@ -106,7 +106,7 @@ class SqlDirectoryStore:
     @guarded
     async def remove_caller(self, name: str) -> bool:
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             await connection.execute(delete(api_keys).where(api_keys.c.caller == name))
             removed = await connection.execute(delete(callers).where(callers.c.name == name))
             return removed.rowcount == 1
@@ -114,7 +114,7 @@ class SqlDirectoryStore:
     @guarded
     async def add_key(self, key: ApiKey, *, now: datetime, most: int) -> KeyAddition:
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             if not await _is_caller(connection, key.caller):
                 return KeyAddition.NO_CALLER
             own = api_keys.c.caller == key.caller
@@ -128,7 +128,7 @@ class SqlDirectoryStore:
     @guarded
     async def remove_key(self, caller: str, key_id: str) -> bool:
         async with self._database.write() as connection:
-            await _move_version(connection)
+            await move_version(self._database, connection)
             one = (api_keys.c.caller == caller) & (api_keys.c.id == key_id)
             removed = await connection.execute(delete(api_keys).where(one))
             return removed.rowcount == 1
@@ -137,10 +137,10 @@ class SqlDirectoryStore:
     async def replace_keys(self, caller: str, key: ApiKey) -> bool:
         async with self._database.write() as connection:
             # The lock comes first, or two new keys at once would both stay.
-            await connection.execute(select(directory_version.c.version).with_for_update())
+            await lock_version(connection)
             if not await _is_caller(connection, caller):
                 return False
-            await _move_version(connection)
+            await move_version(self._database, connection)
             await connection.execute(delete(api_keys).where(api_keys.c.caller == caller))
             await connection.execute(insert(api_keys).values(_key_row(key)))
             return True
@@ -148,25 +148,12 @@ class SqlDirectoryStore:
     async def _add(self, *statements: Any) -> bool:
         try:
             async with self._database.write() as connection:
-                await _move_version(connection)
+                await move_version(self._database, connection)
                 for statement in statements:
                     await connection.execute(statement)
         except IntegrityError:
             return False
         return True
-
-
-async def _version(connection: AsyncConnection) -> int:
-    rows = await connection.execute(select(directory_version.c.version))
-    version: int | None = rows.scalar_one_or_none()
-    if version is None:
-        raise Incomplete
-    return version
-
-
-async def _move_version(connection: AsyncConnection) -> None:
-    """Tell every replica that something changes; the row's lock also lets one change happen at a time."""
-    await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
 
 
 def _no_default(name: str) -> Delete:

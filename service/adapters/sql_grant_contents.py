@@ -38,7 +38,9 @@ async def ensure_row(database: Database, connection: AsyncConnection, grant: Gra
     """Make a row that holds nothing yet, unless there is one."""
     row = {"application": grant.application, "user": grant.user, "generation": 0, "fingerprint": b""}
     row |= {"state": GrantState.CONNECTED, "failures": 0, "spent_digests": "", "imported_digests": ""}
-    await connection.execute(database.insert(grants).values(row).on_conflict_do_nothing())
+    await connection.execute(
+        database.insert(grants).values(row).on_conflict_do_nothing(index_elements=["application", "user"])
+    )
 
 
 async def locked_row(database: Database, connection: AsyncConnection, grant: GrantId) -> Row[Any]:

@@ -1,6 +1,7 @@
 """Brings the database's schema to this version, and says whether this version can work on it."""
 
 import re
+from collections.abc import Iterable
 from enum import Enum, auto
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, select
+from sqlmodel import SQLModel
 
 from service.adapters.sql_database import Busy, Database
 from service.adapters.tables import directory_version, grants
@@ -21,6 +23,9 @@ FOREIGN = (
     "see that BROKER_DATABASE_URL names the right database, and that one restored from a backup is whole"
 )
 _NUMBER = re.compile(r"[0-9]{4}")
+_FIRST_TABLES = (directory_version, grants)
+"""Some that every migrated database has, whatever its version."""
+_TABLES = tuple(SQLModel.metadata.tables.values())
 
 
 class Schema(Enum):
@@ -83,17 +88,17 @@ def _schema(connection: Connection) -> Schema:
             return Schema.FOREIGN if has_tables else Schema.EARLIER
         case (revision,):
             known = _revisions()
-            later = _NUMBER.fullmatch(revision) is not None and revision > known[0]
-            if not (later or revision in known) or not _is_whole(connection):
+            fits = revision == known[0] or (_NUMBER.fullmatch(revision) is not None and revision > known[0])
+            if not (fits or revision in known) or not _is_whole(connection, _TABLES if fits else _FIRST_TABLES):
                 return Schema.FOREIGN
-            return Schema.FITS if later or revision == known[0] else Schema.EARLIER
+            return Schema.FITS if fits else Schema.EARLIER
         case _:
             return Schema.FOREIGN
 
 
-def _is_whole(connection: Connection) -> bool:
-    """Whether what the first migration left is there: a backup that is restored in part may lack it."""
-    if not all(connection.dialect.has_table(connection, table.name) for table in (directory_version, grants)):
+def _is_whole(connection: Connection, tables: Iterable[Table]) -> bool:
+    """Whether *tables* and the row that all begin with are there: a backup that is restored in part may lack them."""
+    if not all(connection.dialect.has_table(connection, table.name) for table in tables):
         return False
     return connection.execute(select(directory_version.c.version)).one_or_none() is not None
 

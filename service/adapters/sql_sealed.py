@@ -24,7 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.adapters.sql_database import Database, guarded
-from service.adapters.tables import applications, authorization_requests, directory_version, grants, to_instant
+from service.adapters.sql_directory_version import move_version
+from service.adapters.tables import applications, authorization_requests, grants, to_instant
 from service.core.model import GrantId
 from service.core.sealing.resealing import HEAD_BYTES, Head, Kind, Mark, Resealed, SealedRow
 
@@ -97,7 +98,7 @@ class SqlSealedRows:
         async with self._database.write() as connection:
             if kind is Kind.CLIENT_SECRET:
                 # Brokers keep applications until this moves. Its lock comes first, as with every change of them.
-                await connection.execute(update(directory_version).values(version=directory_version.c.version + 1))
+                await move_version(self._database, connection)
             free = await self._locked(connection, shelf, changes)
             if not free:
                 return 0

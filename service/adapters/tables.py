@@ -186,7 +186,7 @@ class ApiKeyRow(SQLModel, table=True):
 
 
 class DirectoryVersionRow(SQLModel, table=True):
-    """A single row whose version moves with every change to callers, keys or applications."""
+    """A single row whose version moves with every change to callers, keys or applications, and never comes again."""
 
     __tablename__ = "directory_version"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_census import SqlCensusStore
-from service.adapters.sql_database import Database
+from service.adapters.sql_database import Database, Incomplete
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_health import DatabaseHealth
@@ -27,7 +27,7 @@ from service.core.condition.skew import ClockSkew
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantId, GrantType
 from service.core.records import Due, GrantFilter
-from tests.contract.samples import ALICE, FINGERPRINT, LEASE, T0, TAKEOVER, connected
+from tests.contract.samples import ALICE, FINGERPRINT, LEASE, T0, TAKEOVER, connected, tokens
 from tests.support.brokers import environment
 from tests.support.clock import FakeClock
 from tests.support.servers import Server, new_database
@@ -178,6 +178,38 @@ async def test_a_database_that_is_just_being_restored_is_told_as_that_and_not_as
     assert not restored.is_bypassed
     assert "restored from a backup" in ((await health.database()).detail or "")
     await restored.close()
+
+
+async def test_a_restore_that_has_not_reached_its_keys_yet_takes_no_grant_in_twice(postgres: Server) -> None:
+    """They come last, and could not be made over two rows of one grant."""
+    restored = Database(new_database(postgres, "keyless"), pool_size=6, clock=SystemClock())
+    await migrate(restored)
+    async with restored.write() as connection:
+        await connection.execute(text("ALTER TABLE grants DROP CONSTRAINT grants_pkey"))
+    grants = SqlGrantStore(restored)
+    imports = (grants.import_(ALICE, tokens("a1", "r1"), at=T0) for _ in range(5))
+    ends = await asyncio.gather(*imports, return_exceptions=True)
+    assert [type(end) for end in ends] == [Incomplete] * 5
+    assert await grants.get(ALICE) is None
+    await restored.close()
+
+
+async def test_what_the_databases_user_may_not_write_has_changed_nothing(postgres: Server) -> None:
+    url = new_database(postgres, "forbidden")
+    owners = Database(url, pool_size=2, clock=SystemClock())
+    await migrate(owners)
+    async with owners.write() as connection:
+        for statement in ("CREATE ROLE reader LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"):
+            await connection.execute(text(statement))
+    readers = Database(
+        make_url(url).set(username="reader").render_as_string(hide_password=False), pool_size=2, clock=SystemClock()
+    )
+    assert await SqlGrantStore(readers).get(ALICE) is None
+    with pytest.raises(StoreUnavailable, match="own the database") as told:
+        await claim(SqlGrantStore(readers), ALICE, "mine", LEASE)
+    assert not told.value.asked
+    await readers.close()
+    await owners.close()
 
 
 async def test_a_table_too_large_to_be_looked_through_takes_the_database_from_nobody(postgres: Server) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import delete, event, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from service.adapters.sql_authorizations import SqlAuthorizationStore
@@ -22,7 +22,8 @@ from service.adapters.sql_database import Database
 from service.adapters.sql_directory import SqlDirectoryStore
 from service.adapters.sql_grants import SqlGrantStore
 from service.adapters.sql_migrations import Schema, migrate, schema_of
-from service.adapters.tables import to_micros
+from service.adapters.sql_sealed import SqlSealedRows
+from service.adapters.tables import directory_version, to_micros
 from service.core.audit_store import Action, AuditEntry, AuditFilter
 from service.core.errors import StoreUnavailable
 from service.core.model import GrantType, Reason, UpstreamRevocation
@@ -34,6 +35,7 @@ from tests.contract.databases import RealDatabase, opened, out_of_reach, sqlite_
 from tests.contract.samples import (
     ALICE,
     HOUR,
+    SECOND,
     T0,
     application,
     caller,
@@ -49,6 +51,7 @@ from tests.house.tree import ROOT
 from tests.support.clock import FakeClock
 
 SECRET = "known-only-here"
+RESEALED = Resealed(("acme",), b"old", b"new")
 
 
 @pytest.fixture
@@ -100,10 +103,59 @@ async def test_applications_added_by_two_processes_all_find_their_place(two: tup
 
 
 async def test_every_change_of_two_processes_moves_the_version(two: tuple[Stores, Stores]) -> None:
+    """By one, where the clock stands still."""
+    await two[0].directory.set_default(GrantType.CLIENT_CREDENTIALS, "first")
     before = await two[0].directory.version()
     defaults = list(GrantType) * 10
     await asyncio.gather(*(two[i % 2].directory.set_default(kind, f"a{i}") for i, kind in enumerate(defaults)))
     assert await two[1].directory.version() == before + 20
+
+
+@pytest.mark.parametrize("directory", ["callers", "client secrets"])
+async def test_a_version_that_a_restored_backup_undid_never_comes_again(
+    real: RealDatabase, database: Database, directory: str
+) -> None:
+    """Whoever knew the directory under it would take what it was then for what it is."""
+    stores = SqlDirectoryStore(database)
+
+    async def change(number: int) -> None:
+        if directory == "callers":
+            await stores.add_caller(caller(f"c{number}"), key(f"k{number}", f"c{number}"))
+        else:
+            await SqlSealedRows(database).replace(Kind.CLIENT_SECRET, [RESEALED])
+
+    await change(0)
+    backup = await stores.version()
+    lost = []
+    for number in (1, 2, 3):
+        await change(number)
+        lost.append(await stores.version())
+    async with database.write() as connection:
+        await connection.execute(update(directory_version).values(version=backup))
+    for number in (4, 5, 6):
+        await real.pass_time(SECOND)
+        await change(number)
+        assert await stores.version() not in {backup, *lost}
+
+
+async def test_a_change_that_nobody_would_hear_of_is_refused_and_leaves_nothing(database: Database) -> None:
+    directory = SqlDirectoryStore(database)
+    await directory.add_caller(caller("crm"), key("k1", "crm"))
+    async with database.write() as connection:
+        await connection.execute(delete(directory_version))
+    changes: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: directory.add_caller(caller("other"), key("k2", "other")),
+        lambda: directory.remove_caller("crm"),
+        lambda: directory.replace_keys("crm", key("k3", "crm")),
+        lambda: SqlSealedRows(database).replace(Kind.CLIENT_SECRET, [RESEALED]),
+    )
+    for change in changes:
+        with pytest.raises(StoreUnavailable, match="just being restored"):
+            await change()
+    async with database.write() as connection:
+        await connection.execute(insert(directory_version).values(id=1, version=1))
+    assert [one.name for one in (await directory.load()).callers] == ["crm"]
+    assert [one.digest for one in (await directory.load()).keys] == [key("k1", "crm").digest]
 
 
 async def test_processes_that_claim_the_same_grants_get_each_exactly_once(

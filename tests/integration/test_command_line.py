@@ -7,6 +7,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,22 @@ def terminal(tmp_path: Path) -> Terminal:
 
 def nothing_in(folder: Path) -> bool:
     return not any(folder.iterdir())
+
+
+COLLECTS = """
+import gc, sys
+from service.__main__ import main
+sys.argv = ["token-broker", "--version"]
+try:
+    main()
+finally:
+    assert gc.isenabled()
+"""
+
+
+def test_the_program_looks_for_garbage_once_it_is_imported() -> None:
+    ended = subprocess.run([sys.executable, "-c", COLLECTS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 async def test_applications_are_added_listed_made_default_and_removed(terminal: Terminal) -> None:

@@ -77,7 +77,7 @@ _EXPLANATIONS = {
     Ending.NO_CLAIM: "another process held the claim, or the grant had moved on",
     Ending.CIRCUIT_OPEN: "the application's circuit had opened; nothing was sent",
     Ending.LEASE_TOO_SHORT: "too little of the claim, or of this process, was left to send anything",
-    Ending.STORE_UNAVAILABLE: "the database or an escrow could not be asked; nothing was sent",
+    Ending.STORE_UNAVAILABLE: "the database is away or behind, or an escrow could not be looked into; nothing was sent",
     Ending.BROKE_OFF: "cut off by a shutdown or a defect of ours",
 }
 

@@ -16,10 +16,8 @@ from service.core.model import Application, Grant, GrantState, Reason
 from service.core.policy import Policy
 from service.core.sealing import digests
 
-_OUR_OWN: dict[str, type[StoreUnavailable] | type[KeyUnavailable]] = {
-    StoreUnavailable.code: StoreUnavailable,
-    KeyUnavailable.code: KeyUnavailable,
-}
+_BY_THEM = "The provider could not renew this grant; it is being left alone for a while."
+_BY_US = "Trouble of our own kept this grant from being renewed; it is being left alone for a while."
 
 
 def takeover(grant: Grant, policy: Policy) -> timedelta:
@@ -73,9 +71,15 @@ def raise_if_not_renewable(application: Application, grant: Grant, now: datetime
 
 def _last_failure(grant: Grant, left: timedelta) -> BrokerError:
     code = grant.last_error.code if grant.last_error and grant.claim is None else UpstreamUnavailable.code
-    if (trouble := _OUR_OWN.get(code)) is not None:
-        own = trouble()
-        own.retry_after = left
-        return own
-    error = InvalidUpstreamAnswer if code == InvalidUpstreamAnswer.code else UpstreamUnavailable
-    return error("The provider could not renew this grant; it is being left alone for a while.", retry_after=left)
+    error: BrokerError
+    match code:
+        case StoreUnavailable.code:
+            error = StoreUnavailable(_BY_US)
+        case KeyUnavailable.code:
+            error = KeyUnavailable()
+        case InvalidUpstreamAnswer.code:
+            error = InvalidUpstreamAnswer(_BY_THEM)
+        case _:
+            error = UpstreamUnavailable(_BY_THEM)
+    error.retry_after = left
+    return error

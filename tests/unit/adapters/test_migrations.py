@@ -7,6 +7,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlmodel import SQLModel
 
 from service.adapters.sql_audit import SqlAuditStore
 from service.adapters.sql_authorizations import SqlAuthorizationStore
@@ -186,6 +187,18 @@ async def test_a_schema_of_no_version_of_ours_is_told_and_left_alone(database: D
         await migrate(database)
 
 
+@pytest.mark.parametrize("table", sorted(set(SQLModel.metadata.tables)))
+@pytest.mark.parametrize("revision", ["", "UPDATE alembic_version SET version_num = '9999'"], ids=["own", "later"])
+async def test_a_database_that_lost_any_table_is_not_ready_of_this_and_of_a_later_version(
+    database: Database, table: str, revision: str
+) -> None:
+    await migrate(database)
+    async with database.write() as connection:
+        for statement in filter(None, (revision, f"DROP TABLE {table}")):
+            await connection.execute(text(statement))
+    assert await schema_of(database) is Schema.FOREIGN
+
+
 @pytest.mark.parametrize("revision", [*EARLIER, "head"])
 @pytest.mark.parametrize(
     "lacking",
@@ -214,7 +227,7 @@ async def test_a_directory_that_is_only_being_restored_is_unavailable_and_not_em
     async with database.write() as connection:
         await connection.execute(text("DELETE FROM directory_version"))
     for ask in (SqlDirectoryStore(database).version, SqlDirectoryStore(database).load):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="just being restored"):
             await ask()
 
 
