@@ -43,3 +43,12 @@ async def test_no_address_is_so_long_that_remembering_many_of_it_fills_the_memor
         scope = {"raw_path": b"/tokens/alice", "query_string": query.encode()}
         found = front.container.core.lane.take(pass_key(f"Bearer {KEY}".encode(), scope))
         assert (found is not None) == is_remembered
+
+
+async def test_the_demo_key_never_takes_the_lane_where_nobody_asks_where_it_comes_from(front: Front) -> None:
+    await front.hold("alice")
+    demo = await front.admit("demo", Scope.TOKENS, key="vtb_demo")
+    for _ in range(3):
+        assert (await front.bare("GET", "/tokens/alice", demo)).status_code == 200
+    behind_a_proxy = {**demo, "X-Forwarded-For": "10.1.2.3"}
+    assert code_of(await front.bare("GET", "/tokens/alice", behind_a_proxy)) == (401, "invalid_api_key")

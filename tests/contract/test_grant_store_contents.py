@@ -213,6 +213,14 @@ async def test_a_repeated_revocation_keeps_no_connect_of_before_it_away_any_long
     assert (await connect(stores.grants, tokens("new", "r2", at=T0 + SECOND), "new", at=LATER)).generation > 1
 
 
+async def test_a_connect_that_is_saved_at_once_wins_whatever_was_entered_since_it_was_sent(stores: Stores) -> None:
+    await stores.grants.import_(ALICE, tokens("a1", "r1"), at=LATER)
+    earlier = tokens("new", "r2", at=LATER - MICROSECOND)
+    grant = await stores.grants.connect(ALICE, earlier, at=LATER, attempt_id="login", late=False)
+    assert grant is not None
+    assert (grant.generation, grant.access_sealed) == (2, b"sealed new")
+
+
 async def test_a_repeated_connect_is_known_even_after_a_later_import(stores: Stores) -> None:
     await connected(stores.grants)
     imported, _ = await stores.grants.import_(ALICE, tokens("imported", "r9"), at=LATER)

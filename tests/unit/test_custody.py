@@ -212,7 +212,7 @@ async def test_everything_about_an_answer_comes_back(places: Places) -> None:
     login = places.house.answer(generation=0, ticket_digest=b"\x00\xff")
     bare = places.house.answer(BOB)
     tokens = replace(bare.tokens, access_sealed=None, access_expires_at=None, due_at=None, scope=None)
-    bare = replace(bare, tokens=tokens)
+    bare = replace(bare, tokens=tokens, received_at=tokens.issued_at + timedelta(seconds=9))
     for answer in (login, bare):
         await places.custody.keep(answer)
         assert await places.next_life.look(blank_grant(answer.grant)) == [answer]

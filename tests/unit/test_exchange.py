@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from service.core.errors import KeyUnavailable, StoreUnavailable
-from service.core.model import GrantState
+from service.core.model import GrantState, GrantType
 from service.core.records import AuthorizationRequest
-from tests.support.replicas import ALICE, REDIRECT_URI, VERSATURE, House, Replica
+from tests.support.replicas import ALICE, HOUR, REDIRECT_URI, VERSATURE, House, Replica, application
 
 LONG = timedelta(hours=1)
 
@@ -149,3 +149,12 @@ async def test_shutdown_counts_an_exchange_that_does_not_end(house: House, repli
     assert await replica.exchange.drain(timedelta(seconds=10)) == 1
     silence.release()
     await browser
+
+
+async def test_a_scope_that_the_code_answer_does_not_name_is_not_made_up(house: House, replica: Replica) -> None:
+    asked_for = application("versature", GrantType.AUTHORIZATION_CODE, oauth_scope="Office Manager")
+    house.server.scope = None
+    request = AuthorizationRequest(b"ticket", ALICE, "crm", None, house.clock.now() + HOUR)
+    await house.requests.add(request)
+    await replica.exchange.redeem(asked_for, request, house.server.code(), REDIRECT_URI)
+    assert (await house.row()).scope is None

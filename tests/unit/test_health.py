@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.core.condition.health import KEPT, READY, Health, PartHealth, Readiness
+from service.core.condition.health import READY, Health, PartHealth, Readiness
 from tests.support.clock import FakeClock
 from tests.support.virtual_time import VirtualClock
 
@@ -41,7 +41,7 @@ async def test_an_answer_is_kept_for_a_second_whatever_is_done_to_the_clock(by: 
     clock.set(by)
     await health.parts()
     assert asked == 1
-    clock.advance(KEPT)
+    clock.advance(timedelta(seconds=1))
     await health.parts()
     assert asked == 2
 

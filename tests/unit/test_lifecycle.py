@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import MutableMapping, Sequence
 from datetime import timedelta
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from service.cli.serving import _Server, server_config
 from service.core.condition.health import READY, PartHealth
 from service.core.condition.shutdown import Shutdown
 from service.core.errors import StoreUnavailable
@@ -16,8 +18,9 @@ from service.core.records import EscrowEntry
 from service.lifecycle import Container
 from service.main import create_app
 from tests.support.brokers import SEALING_KEY, settings_from
+from tests.support.clock import FakeClock
 from tests.support.memory_ports import MemoryEscrow
-from tests.support.replicas import VERSATURE, House, Replica
+from tests.support.replicas import HOUR, VERSATURE, House, Replica
 
 
 class Broken(MemoryEscrow):
@@ -148,3 +151,37 @@ async def test_work_that_never_stops_does_not_keep_a_process_from_ending(
     enough = True
     task.cancel()
     await task
+
+
+async def test_a_process_stops_its_own_work_then_waits_for_what_is_under_way_and_only_then_closes(house: House) -> None:
+    happened: list[str] = []
+
+    class Part:
+        async def drain(self, timeout: timedelta) -> int:
+            happened.append(f"waited for at most {timeout.total_seconds():g} s")
+            house.clock.advance(timedelta(seconds=5))
+            return 0
+
+        async def close(self) -> None:
+            happened.append("closed")
+
+    async def duty() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            happened.append("stopped")
+
+    ending = container(house.replica())
+    ending._drains, ending._closes, ending._shutdown = (Part(), Part()), (Part(),), Shutdown(HOUR / 900, house.clock)
+    ending._tasks.append(asyncio.create_task(duty()))
+    await asyncio.sleep(0)
+    await ending.close()
+    assert happened == ["stopped", "waited for at most 4 s", "waited for at most 0.1 s", "closed"]
+
+
+def test_a_process_that_is_told_to_end_counts_its_time_from_then_on() -> None:
+    settings = settings_from({"BROKER_ENCRYPTION_KEYS": SEALING_KEY, "BROKER_DRAIN_SECONDS": "7"})
+    config, shutdown = server_config(create_app(settings), settings), Shutdown(settings.drain, FakeClock())
+    assert config.timeout_graceful_shutdown == 7
+    _Server(config, shutdown).handle_exit(signal.SIGTERM, None)
+    assert shutdown.left == timedelta(seconds=7)

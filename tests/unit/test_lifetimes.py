@@ -110,3 +110,9 @@ def test_forced_renewals_keep_a_doubling_distance_until_a_quiet_spell() -> None:
     quiet = now + timedelta(hours=1)
     assert lifetimes.next_forced_interval(grant, quiet - timedelta(microseconds=1), POLICY) == timedelta(hours=1)
     assert lifetimes.next_forced_interval(grant, quiet, POLICY) == timedelta(seconds=30)
+
+
+def test_jitter_spreads_renewals_over_a_tenth_of_the_life_and_pauses_over_a_quarter() -> None:
+    life, pause = timedelta(hours=1), POLICY.backoff_initial
+    assert [token_of(life, jitter).due_at - NOON for jitter in (0.0, 0.5, 1.0)] == [life * 0.8, life * 0.75, life * 0.7]
+    assert [lifetimes.next_retry(1, POLICY, jitter) for jitter in (0.0, 1.0)] == [pause, pause * 0.75]

@@ -103,7 +103,7 @@ async def test_an_answer_known_to_wait_that_cannot_be_looked_at_forbids_to_redee
 
 
 async def test_a_database_older_than_the_cache_is_an_alarm_and_nothing_is_sent(
-    house: House, replica: Replica, fly: Way
+    house: House, replica: Replica, fly: Way, caplog: pytest.LogCaptureFixture
 ) -> None:
     await restore(house, replica)
     fresh = process(house)
@@ -119,6 +119,7 @@ async def test_a_database_older_than_the_cache_is_an_alarm_and_nothing_is_sent(
         Readiness.DEGRADED,
         "1 grants are older than what has been handed out",
     )
+    assert [record.levelname for record in caplog.records if "restored from a backup" in record.message] == ["CRITICAL"]
     assert (await house.row()).claim is None
 
 

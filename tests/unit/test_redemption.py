@@ -384,3 +384,10 @@ async def test_without_a_refresh_token_a_grant_lasts_as_long_as_its_access_token
         Reason.NO_REFRESH_TOKEN,
     )
     assert house.server.calls == []
+
+
+async def test_the_company_starts_afresh_when_its_application_has_changed(house: House, replica: Replica) -> None:
+    house.server.script(NotSent("x"))
+    assert isinstance(await failure_of(replica, THE_COMPANY), UpstreamUnavailable)
+    changed = replace(COMPANYS, token_url="https://elsewhere.example/token")
+    assert (await replica.ask(THE_COMPANY, changed)).token.generation == 1

@@ -78,10 +78,12 @@ async def test_an_entry_that_another_replica_is_renewing_is_not_confirmed(house:
     await house.grants.claim(
         ALICE, generation=1, attempt_id="other", fingerprint=row.fingerprint, lease=HOUR, takeover=timedelta(0)
     )
-    before = replica.local.get(ALICE)
+    entry = replica.local.get(ALICE)
+    assert entry is not None
+    before = entry.confirmed_at
     house.clock.advance(timedelta(seconds=1))
     await revalidator(house, replica).tick()
-    assert replica.local.get(ALICE) == before
+    assert (replica.local.get(ALICE), entry.confirmed_at) == (entry, before)
 
 
 async def test_a_cached_token_of_the_same_generation_and_another_history_is_not_handed_out(house: House) -> None:
@@ -162,3 +164,31 @@ async def test_an_ended_local_entry_does_not_hide_what_redis_has(house: House, r
     house.grants.away = True
     handout = await replica.ask()
     assert (handout.source, handout.token) == (Source.REDIS, renewed.token)
+
+
+async def test_a_token_of_another_history_that_comes_into_redis_later_is_not_handed_out_either(house: House) -> None:
+    stranger = House(house.clock)
+    stranger.shared = house.shared
+    theirs, ours = stranger.replica(), house.replica()
+    await stranger.import_(theirs)
+    house.clock.advance(timedelta(seconds=1))
+    await house.import_(ours)
+    await theirs.ask()
+    handout = await house.replica().ask()
+    assert handout.token == (await house.stored())[0]
+
+
+async def test_a_token_that_ends_while_the_database_keeps_everybody_waiting_and_then_fails_is_not_handed_out(
+    house: House, replica: Replica
+) -> None:
+    await house.import_(replica, life=timedelta(seconds=20))
+    await replica.ask()
+    house.clock.advance(timedelta(seconds=6))
+    gate = house.grants.held["standings"] = asyncio.Event()
+    asking = asyncio.create_task(replica.ask())
+    await asyncio.sleep(0.01)
+    house.clock.advance(timedelta(seconds=30))
+    house.grants.away = True
+    gate.set()
+    with pytest.raises(StoreUnavailable):
+        await asking

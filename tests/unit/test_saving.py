@@ -302,3 +302,15 @@ async def test_a_token_from_escrow_does_not_count_as_confirmed_by_the_database(h
     await house.replica().broker.revoke(VERSATURE, ALICE)
     with pytest.raises(ReauthorizationRequired):
         await replica.ask()
+
+
+async def test_a_token_from_escrow_is_not_handed_out_for_a_rejection_once_it_has_ended(
+    house: House, replica: Replica
+) -> None:
+    await house.import_(replica)
+    old = (await replica.ask()).token
+    house.grants.away_for = {"save"}
+    new = (await replica.reject(old.value)).token
+    house.clock.advance(new.expires_at - house.clock.now())
+    with pytest.raises(BrokerError):
+        await replica.reject(old.value)

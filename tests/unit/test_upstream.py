@@ -1,6 +1,7 @@
 """Every answer of the provider is sorted once, whatever it is."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -226,3 +227,15 @@ def test_no_outcome_repeats_what_the_provider_wrote() -> None:
     with pytest.raises(OtherRefusal) as caught:
         read_answer(400, content, SENT_AT)
     assert "made_up_secret" not in str(caught.value)
+
+
+def test_expires_without_a_zone_is_utc_wherever_this_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/Toronto")
+    time.tzset()
+    try:
+        body = b'{"access_token": "a", "expires_in": 3600, "expires": "2026-01-01T13:00:00"}'
+        answer = read_answer(200, body, datetime(2026, 1, 1, 12, tzinfo=UTC))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert answer.clock_skew == timedelta(0)
