@@ -15,8 +15,6 @@ def _covers(pattern: str, column: ColumnElement[str], *, sqlite: bool) -> Column
     if "*" not in pattern:
         return column == pattern
     matching = _glob(pattern, column) if sqlite else _like(pattern, column)
-    if pattern.startswith("@"):
-        return matching
     return and_(matching, func.substr(column, 1, 1) != "@")
 
 

@@ -10,7 +10,7 @@ from service.api.schemas import Body, example, no_truth
 from service.core.access.administration import MOST_PATTERNS
 from service.core.access.registration import MAX_TEXT_LENGTH
 from service.core.model import GrantType, Scope
-from service.core.names import MAX_USER_LENGTH, NAME_FORM, PATTERN_FORM
+from service.core.names import MAX_USER_LENGTH, NAME_FORM, USER_FORM
 
 _TEXT_FORM = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
@@ -48,7 +48,7 @@ Scopes = Annotated[
     Field(min_length=1, description="What it may do here", json_schema_extra=_may_repeat),
     PlainSerializer(sorted, return_type=list[Scope]),
 ]
-_Pattern = Annotated[str, Field(min_length=1, max_length=MAX_USER_LENGTH, json_schema_extra={"pattern": PATTERN_FORM})]
+_Pattern = Annotated[str, Field(min_length=1, max_length=MAX_USER_LENGTH, json_schema_extra={"pattern": USER_FORM})]
 UserPatterns = Annotated[
     list[_Pattern],
     Field(

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from service.api.schemas import GrantImport, grant_status
-from service.cli.running import USAGE, fail, print_table, read_secret, run_with_container
+from service.cli.running import FAILED, USAGE, fail, print_table, read_secret, run_with_container
 from service.core.audit_store import Action
 from service.core.errors import GrantNotFound
 from service.core.model import Application, Grant, GrantId, GrantState, needed_grant_type
@@ -88,14 +88,15 @@ def import_grant(
     except ValidationError:
         fail("what came on standard input cannot be a refresh token: that is one line of printable ASCII", USAGE)
 
-    async def work(container: Container) -> bool:
+    async def work(container: Container) -> tuple[Grant, bool]:
         found, grant_id = await _locate(container, user, application)
-        _, created = await container.services.broker.import_(
+        return await container.services.broker.import_(
             found, grant_id, refresh_token=refresh_token, access_token=None, expires_in=None, scope=None
         )
-        return created
 
-    created = run_with_container(work)
+    grant, created = run_with_container(work)
+    if grant.state is not GrantState.CONNECTED:
+        fail(f"nothing has changed: this refresh token was here before, and its grant is {grant.state}", FAILED)
     typer.echo("The grant was created." if created else "The grant was there already.", err=True)
 
 

@@ -264,10 +264,11 @@ class TokenBroker:
             token = await self._wait(task, old)
             if lifetimes.is_usable(token, self._clock.now()):
                 source = Source.URI_MISS if grant.access_sealed is None else Source.STALE
-                return Handout(token, source, collapsed)
+                return Handout(token, source, collapsed or self._renewer.only_waited(task))
             failure = InvalidUpstreamAnswer("The provider's tokens end before they can be handed out.")
         except TimeoutError:
-            failure = RenewalInProgress("The renewal takes longer than you may wait.", retry_after=timedelta(seconds=1))
+            left = self._renewer.claim_left(grant)  # who claimed it before and has not ended by now will hardly end
+            failure = RenewalInProgress("The renewal takes longer than you may wait.", retry_after=left)
         except BrokerError as error:
             failure = error
         ended_by_us = isinstance(failure, ReauthorizationRequired) and failure.by_us

@@ -19,7 +19,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Handout:
-    """A token given to a caller; `collapsed` when the caller waited for a renewal that another one had started."""
+    """A token given to a caller; `collapsed` when the caller waited for a renewal that somebody else had started."""
 
     token: AccessToken
     source: Source

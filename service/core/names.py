@@ -9,10 +9,9 @@ from service.core.model import COMPANY
 
 MAX_USER_LENGTH = 255
 NAME_FORM = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-PATTERN_FORM = r"^[^/\x00-\x1f\x7f-\x9f]+$"
 PERSON_FORM = r"^[^@/\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$"
 USER_FORM = rf"{PERSON_FORM}|^{COMPANY}$"
-"""What the documentation says; `check_name` and `check_user` decide."""
+"""What the documentation says, of patterns too; `check_name`, `check_user` and `check_pattern` decide."""
 _NAME = re.compile(NAME_FORM)
 KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 """What a sealing key may be called."""
@@ -55,6 +54,8 @@ def check_pattern(pattern: str) -> str:
         raise InvalidRequest(f"A pattern has 1 to {MAX_USER_LENGTH} characters.")
     if any(char == "/" or unicodedata.category(char) in {"Cc", "Cs"} for char in pattern):
         raise InvalidRequest("A pattern is valid UTF-8 without control characters or a slash.")
+    if pattern.startswith("@") and pattern != COMPANY:
+        raise InvalidRequest(f"Of the names that begin with @ there is only {COMPANY}, and it has to be written out.")
     return pattern
 
 
@@ -63,8 +64,8 @@ def matches(pattern: str, name: str) -> bool:
 
     The time grows with the length of both, however many stars there are.
     """
-    if name.startswith("@") and not pattern.startswith("@"):
-        return False
+    if name.startswith("@"):
+        return name == pattern
     first, *others = _pieces(pattern)
     if not others:
         return name == first

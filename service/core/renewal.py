@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 from service.core import lifetimes
 from service.core.caches import Caches
@@ -59,6 +60,7 @@ class Renewer:
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
         self._flights: Flights[FlightKey, AccessToken] = Flights()
+        self._only_waited: WeakSet[asyncio.Task[AccessToken]] = WeakSet()
         # Nobody takes all places: one slow provider stops nobody else.
         self._places = asyncio.Semaphore(policy.places)
         self._turns: defaultdict[tuple[str, GrantType], asyncio.Semaphore] = defaultdict(
@@ -76,6 +78,10 @@ class Renewer:
         With *instead_of* the flight is forced, towards one newer than that token, which may be ahead of the row.
         """
         return self._take_off(seen.id, seen.id, lambda: self._fly(application, seen, instead_of))
+
+    def only_waited(self, flight: asyncio.Task[AccessToken]) -> bool:
+        """Whether *flight* asked nobody, and found what somebody else's renewal had brought."""
+        return flight in self._only_waited
 
     async def drain(self, timeout: timedelta) -> int:
         """Wait for all flights, at most *timeout*; returns how many are still in the air."""
@@ -132,12 +138,12 @@ class Renewer:
                     return token
                 if self._clock.monotonic() >= give_up_at:
                     raise RenewalInProgress(
-                        "Another replica is renewing this grant.", retry_after=self._claim_left(whole)
+                        "Another replica is renewing this grant.", retry_after=self.claim_left(whole)
                     )
                 await self._clock.sleep(pause * (0.5 + self._jitter()))
                 pause = min(pause * 2, POLL_LONGEST)
                 if (token := await self._published(seen.id, known)) is not None:
-                    return token
+                    return self._found(token)
                 whole = await self._reread(seen.id)
             grant = whole
             if grant.state is GrantState.REVOKED:
@@ -145,7 +151,12 @@ class Renewer:
             if grant.generation > known:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
-                    return token
+                    return self._found(token)
+
+    def _found(self, token: AccessToken) -> AccessToken:
+        if (flight := asyncio.current_task()) is not None:
+            self._only_waited.add(flight)
+        return token
 
     async def _try(self, application: Application, grant: Grant, *, forced: bool, origin: Origin) -> AccessToken | None:
         """Claim and redeem; None when somebody else holds the claim, or the grant moved on."""
@@ -227,7 +238,8 @@ class Renewer:
         if claim is not None:
             self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=claim.attempt_id))
 
-    def _claim_left(self, grant: Grant) -> timedelta:
+    def claim_left(self, grant: Grant) -> timedelta:
+        """For how long the claim that *grant* shows may still hold; a second where it shows none that does."""
         until, shortest = objections.claimed_until(grant, self._policy), timedelta(seconds=1)
         return shortest if until is None else max(until - self._clock.now(), shortest)
 

@@ -163,7 +163,7 @@ PATTERNS = [
     (("*",), "alice", True),
     (("*",), "@company", False),
     (("@company",), "@company", True),
-    (("@*",), "@company", True),
+    (("@*",), "@company", False),
     (("@company",), "alice", False),
     (("alice",), "alice", True),
     (("alice",), "Alice", False),

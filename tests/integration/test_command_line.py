@@ -155,9 +155,10 @@ async def test_grants_are_imported_listed_shown_revoked_and_revived(terminal: Te
     states = ("connected", "revoked", "reauthorization_required")
     lists = await asyncio.gather(*(terminal.listed(f"grants list --state {state}") for state in states))
     assert [[row["user"] for row in rows] for rows in lists] == [["josé"], ["alice"], []]
-    revived = await terminal.run("grants", "revive", "alice")
-    assert revived.code == 1
-    assert "revoked" in revived.err
+    for restoring in ("revive alice", "import alice --refresh-token-stdin"):
+        ended = await terminal.run("grants", *restoring.split(), given="refresh-1")
+        assert ended.code == 1
+        assert "revoked" in ended.err
     assert await terminal.listed("grants list --application other") == []
 
 

@@ -60,6 +60,7 @@ async def test_replicas_at_once_redeem_once(house: House) -> None:
     handouts = await asyncio.gather(*(replica.ask() for replica in replicas for _ in range(50)))
     assert house.server.count("refresh") == 1
     assert len({handout.token.value for handout in handouts}) == 1
+    assert sum(handout.collapsed for handout in handouts) == 199
 
 
 async def test_the_companys_first_token_is_fetched_once_by_all_replicas(house: House) -> None:
@@ -79,7 +80,17 @@ async def test_the_loser_of_a_claim_waits_for_the_winners_token_and_asks_nobody(
     await asyncio.sleep(5)
     silence.release()
     assert (await lost).token == (await won).token
+    assert ((await lost).collapsed, (await won).collapsed) == (True, False)
     assert (house.server.count("refresh"), house.grants.calls["claim"]) == (1, 1)
+
+
+async def test_whoever_waits_in_vain_for_a_process_that_died_is_told_when_its_claim_is_over(house: House) -> None:
+    dead, other = house.replica(), house.replica()
+    await expire(house, dead)
+    await abandon(house, dead)
+    with pytest.raises(RenewalInProgress) as failure:
+        await other.ask()
+    assert failure.value.retry_after == LEASE_AND_TAKEOVER - house.policy.wait
 
 
 async def test_whoever_waits_for_a_renewal_that_finds_the_grant_dead_hears_it_at_once(house: House) -> None:

@@ -103,6 +103,18 @@ def test_an_odd_expires_in_counts_as_missing_and_loses_no_refresh_token(odd: obj
     assert answer.refresh_token == "r"
 
 
+def test_text_in_another_encoding_than_utf_8_loses_no_refresh_token() -> None:
+    content = '{"access_token": "a", "refresh_token": "r", "scope": "B\xfcro"}'.encode("latin-1")
+    answer = read_answer(200, content, SENT_AT)
+    assert (answer.access_token, answer.refresh_token, answer.scope) == ("a", "r", "B\N{REPLACEMENT CHARACTER}ro")
+
+
+def test_a_token_that_is_not_read_as_it_was_written_is_none() -> None:
+    with pytest.raises(Ambiguous):
+        read_answer(200, b'{"access_token": "a\xfc", "refresh_token": "r"}', SENT_AT)
+    assert read_answer(200, b'{"access_token": "a", "refresh_token": "r\xfc"}', SENT_AT).refresh_token is None
+
+
 def test_an_expires_in_of_thousands_of_digits_loses_no_refresh_token() -> None:
     content = b'{"access_token": "a", "refresh_token": "r", "expires_in": ' + b"9" * 5000 + b"}"
     assert read_answer(200, content, SENT_AT).refresh_token == "r"
@@ -119,7 +131,7 @@ def test_an_empty_refresh_token_or_scope_is_a_silence(empty: object) -> None:
     assert (answer.refresh_token, answer.scope) == (None, None)
 
 
-@pytest.mark.parametrize("token_type", ["Bearer", "bearer", "BEARER", None, ...])
+@pytest.mark.parametrize("token_type", ["Bearer", "bearer", "BEARER", None, "", ...])
 def test_bearer_in_any_case_and_a_missing_token_type_are_bearer(token_type: object) -> None:
     assert read(token_type=token_type).access_token == DOCUMENTED["access_token"]
 

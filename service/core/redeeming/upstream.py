@@ -23,6 +23,7 @@ MAX_BODY_BYTES = 64 * 1024
 RETRY_AFTER_MAX = timedelta(hours=1)
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NOT_UTF8 = "\N{REPLACEMENT CHARACTER}"
 _CLIENT_CODES = frozenset({"invalid_client", "unauthorized_client"})
 
 
@@ -115,12 +116,12 @@ def _read_tokens(body: bytes, sent_at: datetime) -> TokenAnswer:
     access_token, token_type = fields.get("access_token"), fields.get("token_type")
     if not isinstance(access_token, str) or not _VISIBLE.fullmatch(access_token):
         raise Ambiguous("The provider's answer holds no usable access token.", unreadable=True)
-    if token_type is not None and (not isinstance(token_type, str) or token_type.lower() != "bearer"):
+    if token_type and (not isinstance(token_type, str) or token_type.lower() != "bearer"):
         raise Ambiguous("The provider's answer is of a token type other than Bearer.", unreadable=True)
     expires_in = _read_seconds(fields.get("expires_in"))
     return TokenAnswer(
         access_token=access_token,
-        refresh_token=_read_text(fields.get("refresh_token")),
+        refresh_token=_read_refresh_token(fields.get("refresh_token")),
         scope=_read_text(fields.get("scope")),
         expires_in=expires_in,
         sent_at=sent_at,
@@ -132,7 +133,8 @@ def _read_object(body: bytes) -> dict[str, object] | None:
     if len(body) > MAX_BODY_BYTES:
         return None
     try:
-        fields = json.loads(body, parse_int=float)  # an integer of too many digits would spoil the whole answer
+        # Neither an integer of too many digits nor text that is not UTF-8 shall spoil the whole answer.
+        fields = json.loads(body.decode(json.detect_encoding(body), "replace"), parse_int=float)
     except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
@@ -148,6 +150,11 @@ def _read_text(value: object) -> str | None:
     if not isinstance(value, str) or "\0" in value:
         return None
     return value if value and value.encode("utf-8", "ignore").decode() == value else None
+
+
+def _read_refresh_token(value: object) -> str | None:
+    text = _read_text(value)
+    return None if text is None or _NOT_UTF8 in text else text
 
 
 def _read_seconds(value: object) -> timedelta | None:
