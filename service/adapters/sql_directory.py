@@ -136,7 +136,7 @@ class SqlDirectoryStore:
     @guarded
     async def replace_keys(self, caller: str, key: ApiKey) -> bool:
         async with self._database.write() as connection:
-            # The lock comes first, or two new keys at once would both stay.
+            # The lock comes first, or a key could be left of a caller that is removed meanwhile.
             await lock_version(connection)
             if not await _is_caller(connection, caller):
                 return False

@@ -24,7 +24,7 @@ FOREIGN = (
 )
 _NUMBER = re.compile(r"[0-9]{4}")
 _FIRST_TABLES = (directory_version, grants)
-"""Some that every migrated database has, whatever its version."""
+"""Some that every migrated database has, whatever its version: a later one may have dropped what is not needed now."""
 _TABLES = tuple(SQLModel.metadata.tables.values())
 
 
@@ -89,7 +89,8 @@ def _schema(connection: Connection) -> Schema:
         case (revision,):
             known = _revisions()
             fits = revision == known[0] or (_NUMBER.fullmatch(revision) is not None and revision > known[0])
-            if not (fits or revision in known) or not _is_whole(connection, _TABLES if fits else _FIRST_TABLES):
+            tables = _TABLES if revision == known[0] else _FIRST_TABLES
+            if not (fits or revision in known) or not _is_whole(connection, tables):
                 return Schema.FOREIGN
             return Schema.FITS if fits else Schema.EARLIER
         case _:

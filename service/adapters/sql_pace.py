@@ -36,7 +36,7 @@ async def take_turn(database: Database, connection: AsyncConnection, application
     free_at = (await connection.execute(row)).scalar_one_or_none()
     if free_at is None:
         fresh = database.insert(renewal_paces).values(application=application, free_at=0)
-        await connection.execute(fresh.on_conflict_do_nothing())
+        await connection.execute(fresh.on_conflict_do_nothing(index_elements=["application"]))
         free_at = (await connection.execute(row)).scalar_one()
     # Asked only now: waiting for the row takes time.
     now = (await connection.execute(select(database.now()))).scalar_one()

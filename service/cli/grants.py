@@ -88,15 +88,16 @@ def import_grant(
     except ValidationError:
         fail("what came on standard input cannot be a refresh token: that is one line of printable ASCII", USAGE)
 
-    async def work(container: Container) -> tuple[Grant, bool]:
-        found, grant_id = await _locate(container, user, application)
-        return await container.services.broker.import_(
+    async def work(container: Container) -> tuple[GrantState, bool]:
+        (found, grant_id), broker = await _locate(container, user, application), container.services.broker
+        grant, created = await broker.import_(
             found, grant_id, refresh_token=refresh_token, access_token=None, expires_in=None, scope=None
         )
+        return broker.standing(grant)[0], created
 
-    grant, created = run_with_container(work)
-    if grant.state is not GrantState.CONNECTED:
-        fail(f"nothing has changed: this refresh token was here before, and its grant is {grant.state}", FAILED)
+    state, created = run_with_container(work)
+    if state is not GrantState.CONNECTED:
+        fail(f"this refresh token was here before, and its grant is still {state}: the user has to connect", FAILED)
     typer.echo("The grant was created." if created else "The grant was there already.", err=True)
 
 

@@ -267,7 +267,7 @@ class TokenBroker:
                 return Handout(token, source, collapsed or self._renewer.only_waited(task))
             failure = InvalidUpstreamAnswer("The provider's tokens end before they can be handed out.")
         except TimeoutError:
-            left = self._renewer.claim_left(grant)  # who claimed it before and has not ended by now will hardly end
+            left = self._renewer.claim_left(grant)
             failure = RenewalInProgress("The renewal takes longer than you may wait.", retry_after=left)
         except BrokerError as error:
             failure = error

@@ -239,9 +239,11 @@ class Renewer:
             self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=claim.attempt_id))
 
     def claim_left(self, grant: Grant) -> timedelta:
-        """For how long the claim that *grant* shows may still hold; a second where it shows none that does."""
-        until, shortest = objections.claimed_until(grant, self._policy), timedelta(seconds=1)
-        return shortest if until is None else max(until - self._clock.now(), shortest)
+        """When to ask again about the claim that *grant* shows: while its holder may be waiting for an answer, soon."""
+        until, now, shortest = objections.claimed_until(grant, self._policy), self._clock.now(), timedelta(seconds=1)
+        if grant.claim is None or until is None or now < grant.claim.started_at + self._policy.upstream_deadline:
+            return shortest
+        return max(until - now, shortest)
 
     async def _reread(self, grant: GrantId) -> Grant:
         current = await self._grants.get(grant)

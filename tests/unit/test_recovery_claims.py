@@ -192,6 +192,17 @@ async def test_what_a_database_that_went_back_has_spent_is_lost_by_us_however_ma
         assert refusal.value.reason is Reason.LOST_IN_TRANSIT
 
 
+async def test_what_nobody_could_look_at_is_not_called_spent(house: House, replica: Replica, fly: Way) -> None:
+    await restore(house, replica)
+    fresh = process(house)
+    fresh.spool.away = True
+    with pytest.raises(StoreUnavailable):
+        await fly(house, fresh)
+    await asyncio.sleep(0.1)
+    row = await house.row()
+    assert (row.failures, row.unfinished_generation) == (1, None)
+
+
 async def test_an_alarm_that_nobody_repeats_ends_after_a_while(house: House, replica: Replica, fly: Way) -> None:
     await restore(house, replica)
     with pytest.raises(StoreUnavailable):

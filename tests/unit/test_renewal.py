@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from service.core.absent import NoTokenCache
 from service.core.errors import (
     ClientRejected,
     ReauthorizationRequired,
@@ -70,7 +71,12 @@ async def test_the_companys_first_token_is_fetched_once_by_all_replicas(house: H
     assert len({handout.token.value for handout in handouts}) == 1
 
 
-async def test_the_loser_of_a_claim_waits_for_the_winners_token_and_asks_nobody(house: House) -> None:
+@pytest.mark.parametrize("redis", [True, False], ids=["told by Redis", "told by the row"])
+async def test_the_loser_of_a_claim_waits_for_the_winners_token_and_asks_nobody(
+    house: House, monkeypatch: pytest.MonkeyPatch, redis: bool
+) -> None:
+    if not redis:
+        monkeypatch.setattr(house, "shared", NoTokenCache())
     winner, loser = house.replica(), house.replica()
     await expire(house, winner)
     silence = house.server.fall_silent()
@@ -91,6 +97,22 @@ async def test_whoever_waits_in_vain_for_a_process_that_died_is_told_when_its_cl
     with pytest.raises(RenewalInProgress) as failure:
         await other.ask()
     assert failure.value.retry_after == LEASE_AND_TAKEOVER - house.policy.wait
+
+
+async def test_whoever_gives_up_before_an_answer_may_be_there_is_told_to_come_back_soon(house: House) -> None:
+    house.policy = replace(house.policy, wait=timedelta(seconds=3))
+    replica, other = house.replica(), house.replica()
+    await expire(house, replica)
+    house.server.fall_silent()
+    first = asyncio.create_task(replica.ask())
+    await asyncio.sleep(0.1)
+    for asked in (replica, other):
+        with pytest.raises(RenewalInProgress) as failure:
+            await asked.ask()
+        assert failure.value.retry_after == timedelta(seconds=1)
+    with pytest.raises(RenewalInProgress):
+        await first
+    house.server.speak()
 
 
 async def test_whoever_waits_for_a_renewal_that_finds_the_grant_dead_hears_it_at_once(house: House) -> None:

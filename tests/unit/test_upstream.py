@@ -109,10 +109,11 @@ def test_text_in_another_encoding_than_utf_8_loses_no_refresh_token() -> None:
     assert (answer.access_token, answer.refresh_token, answer.scope) == ("a", "r", "B\N{REPLACEMENT CHARACTER}ro")
 
 
-def test_a_token_that_is_not_read_as_it_was_written_is_none() -> None:
-    with pytest.raises(Ambiguous):
-        read_answer(200, b'{"access_token": "a\xfc", "refresh_token": "r"}', SENT_AT)
-    assert read_answer(200, b'{"access_token": "a", "refresh_token": "r\xfc"}', SENT_AT).refresh_token is None
+@pytest.mark.parametrize("tokens", [b'"access_token": "a\xfc"', b'"access_token": "a", "refresh_token": "r\xfc"'])
+def test_a_token_that_is_not_read_as_it_was_written_makes_the_answer_unreadable(tokens: bytes) -> None:
+    with pytest.raises(Ambiguous) as caught:
+        read_answer(200, b"{" + tokens + b"}", SENT_AT)
+    assert caught.value.unreadable
 
 
 def test_an_expires_in_of_thousands_of_digits_loses_no_refresh_token() -> None:

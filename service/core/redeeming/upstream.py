@@ -154,7 +154,9 @@ def _read_text(value: object) -> str | None:
 
 def _read_refresh_token(value: object) -> str | None:
     text = _read_text(value)
-    return None if text is None or _NOT_UTF8 in text else text
+    if text is not None and _NOT_UTF8 in text:
+        raise Ambiguous("The provider's answer holds a refresh token that cannot be read.", unreadable=True)
+    return text
 
 
 def _read_seconds(value: object) -> timedelta | None:
