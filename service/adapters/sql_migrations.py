@@ -32,7 +32,7 @@ class Schema(Enum):
     """What a database's schema is to this version of the program."""
 
     FITS = auto()
-    """Its own, or a later version's, which has only more."""
+    """Its own, or a later version's, which has all that this one still needs."""
     EARLIER = auto()
     """An earlier version's, or none yet."""
     FOREIGN = auto()

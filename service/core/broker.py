@@ -259,16 +259,16 @@ class TokenBroker:
     ) -> Handout:
         """Wait for a renewal: briefly while *old* is valid, else as long as a caller may be kept waiting."""
         failure: BrokerError
+        task, collapsed = self._renewer.fly(application, grant, instead_of=instead_of)
         try:
-            task, collapsed = self._renewer.fly(application, grant, instead_of=instead_of)
             token = await self._wait(task, old)
             if lifetimes.is_usable(token, self._clock.now()):
                 source = Source.URI_MISS if grant.access_sealed is None else Source.STALE
                 return Handout(token, source, collapsed or self._renewer.only_waited(task))
             failure = InvalidUpstreamAnswer("The provider's tokens end before they can be handed out.")
         except TimeoutError:
-            left = self._renewer.claim_left(grant)
-            failure = RenewalInProgress("The renewal takes longer than you may wait.", retry_after=left)
+            again = self._renewer.ask_again_in(task)
+            failure = RenewalInProgress("The renewal takes longer than you may wait.", retry_after=again)
         except BrokerError as error:
             failure = error
         ended_by_us = isinstance(failure, ReauthorizationRequired) and failure.by_us

@@ -4,9 +4,10 @@ import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from service.core import lifetimes
 from service.core.caches import Caches
@@ -31,8 +32,17 @@ from service.core.upkeep.errands import Errands
 
 POLL_FIRST = timedelta(milliseconds=40)
 POLL_LONGEST = timedelta(milliseconds=250)
+SOON = timedelta(seconds=1)
 
 FlightKey = GrantId | tuple[GrantId, str]
+
+
+@dataclass(slots=True)
+class _Course:
+    """How a flight went: the row as it saw it last, and whether it found what somebody else's renewal had brought."""
+
+    grant: Grant
+    only_waited: bool = False
 
 
 class Renewer:
@@ -60,7 +70,7 @@ class Renewer:
         self._clock, self._policy, self._jitter = clock, policy, jitter
         self._witness, self._observer = witness, observer
         self._flights: Flights[FlightKey, AccessToken] = Flights()
-        self._only_waited: WeakSet[asyncio.Task[AccessToken]] = WeakSet()
+        self._courses: WeakKeyDictionary[asyncio.Task[AccessToken], _Course] = WeakKeyDictionary()
         # Nobody takes all places: one slow provider stops nobody else.
         self._places = asyncio.Semaphore(policy.places)
         self._turns: defaultdict[tuple[str, GrantType], asyncio.Semaphore] = defaultdict(
@@ -81,7 +91,13 @@ class Renewer:
 
     def only_waited(self, flight: asyncio.Task[AccessToken]) -> bool:
         """Whether *flight* asked nobody, and found what somebody else's renewal had brought."""
-        return flight in self._only_waited
+        course = self._courses.get(flight)
+        return course is not None and course.only_waited
+
+    def ask_again_in(self, flight: asyncio.Task[AccessToken]) -> timedelta:
+        """When to come back for whoever waited for *flight* in vain."""
+        course = self._courses.get(flight)
+        return SOON if course is None else self._claim_left(course.grant)
 
     async def drain(self, timeout: timedelta) -> int:
         """Wait for all flights, at most *timeout*; returns how many are still in the air."""
@@ -129,21 +145,22 @@ class Renewer:
     ) -> AccessToken:
         forced, known = instead_of is not None, max(seen.generation, instead_of.generation if instead_of else 0)
         give_up_at = self._clock.monotonic() + self._policy.wait.total_seconds()
-        grant, pause = seen, POLL_FIRST
+        grant, pause, course = seen, POLL_FIRST, self._set_out(seen)
         while True:
-            whole = await self._recovery.before_claim(grant)
+            course.grant = whole = await self._recovery.before_claim(grant)
             if whole.generation == grant.generation:
                 token = await self._try(application, whole, forced=forced, origin=origin)
                 if token is not None:
                     return token
                 if self._clock.monotonic() >= give_up_at:
                     raise RenewalInProgress(
-                        "Another replica is renewing this grant.", retry_after=self.claim_left(whole)
+                        "Another replica is renewing this grant.", retry_after=self._claim_left(whole)
                     )
                 await self._clock.sleep(pause * (0.5 + self._jitter()))
                 pause = min(pause * 2, POLL_LONGEST)
                 if (token := await self._published(seen.id, known)) is not None:
-                    return self._found(token)
+                    course.only_waited = True
+                    return token
                 whole = await self._reread(seen.id)
             grant = whole
             if grant.state is GrantState.REVOKED:
@@ -151,12 +168,14 @@ class Renewer:
             if grant.generation > known:
                 token = self._vault.open_access(grant)
                 if token is not None and lifetimes.is_fresh(token, self._clock.now(), None):
-                    return self._found(token)
+                    course.only_waited = True
+                    return token
 
-    def _found(self, token: AccessToken) -> AccessToken:
+    def _set_out(self, seen: Grant) -> _Course:
+        course = _Course(seen)
         if (flight := asyncio.current_task()) is not None:
-            self._only_waited.add(flight)
-        return token
+            self._courses[flight] = course
+        return course
 
     async def _try(self, application: Application, grant: Grant, *, forced: bool, origin: Origin) -> AccessToken | None:
         """Claim and redeem; None when somebody else holds the claim, or the grant moved on."""
@@ -238,12 +257,12 @@ class Renewer:
         if claim is not None:
             self._errands.run("a claim", lambda: self._grants.release(claimed.id, attempt_id=claim.attempt_id))
 
-    def claim_left(self, grant: Grant) -> timedelta:
-        """When to ask again about the claim that *grant* shows: while its holder may be waiting for an answer, soon."""
-        until, now, shortest = objections.claimed_until(grant, self._policy), self._clock.now(), timedelta(seconds=1)
+    def _claim_left(self, grant: Grant) -> timedelta:
+        """When the claim that *grant* shows is over; soon while its holder may still be waiting for an answer."""
+        until, now = objections.claimed_until(grant, self._policy), self._clock.now()
         if grant.claim is None or until is None or now < grant.claim.started_at + self._policy.upstream_deadline:
-            return shortest
-        return max(until - now, shortest)
+            return SOON
+        return max(until - now, SOON)
 
     async def _reread(self, grant: GrantId) -> Grant:
         current = await self._grants.get(grant)

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -132,6 +133,16 @@ async def test_callers_are_added_listed_given_new_keys_and_removed(terminal: Ter
     shown = await terminal.type("callers list")
     assert "crm" not in shown.out
     assert "ops" in shown.out
+
+
+async def test_an_import_that_cannot_mend_what_no_longer_opens_has_failed(terminal: Terminal) -> None:
+    await terminal.type("grants import alice --refresh-token-stdin", "refresh-1")
+    with contextlib.closing(sqlite3.connect(terminal.folder / "broker.db")) as connection, connection:
+        (sealed,) = connection.execute("SELECT refresh_sealed FROM grants").fetchone()
+        damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        connection.execute("UPDATE grants SET refresh_sealed = ?", (damaged,))
+    again = await terminal.run("grants", "import", "alice", "--refresh-token-stdin", given="refresh-1")
+    assert (again.code, "still reauthorization_required" in again.err) == (1, True)
 
 
 async def test_grants_are_imported_listed_shown_revoked_and_revived(terminal: Terminal) -> None:

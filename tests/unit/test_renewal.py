@@ -94,9 +94,32 @@ async def test_whoever_waits_in_vain_for_a_process_that_died_is_told_when_its_cl
     dead, other = house.replica(), house.replica()
     await expire(house, dead)
     await abandon(house, dead)
+    first = asyncio.create_task(other.ask())
+    await asyncio.sleep(1)
+    later = asyncio.create_task(other.ask())  # who joins hears how the flight itself ends
+    for asking in (first, later):
+        with pytest.raises(RenewalInProgress) as failure:
+            await asking
+        assert failure.value.retry_after is not None
+        too_long = failure.value.retry_after - (LEASE_AND_TAKEOVER - house.policy.wait)
+        assert timedelta(seconds=-1) < too_long <= timedelta(0)
+
+
+async def test_a_claim_that_was_given_back_meanwhile_tells_nobody_to_stay_away(house: House) -> None:
+    holder, other = house.replica(), house.replica()
+    await expire(house, holder)
+    row, half = await house.row(), LEASE_AND_TAKEOVER / 2
+    await house.grants.claim(
+        ALICE, generation=1, attempt_id="another", fingerprint=row.fingerprint, lease=half, takeover=half
+    )
+    house.server.fall_silent()
+    asking = asyncio.create_task(other.ask())
+    await asyncio.sleep(7)
+    await house.grants.release(ALICE, attempt_id="another")
     with pytest.raises(RenewalInProgress) as failure:
-        await other.ask()
-    assert failure.value.retry_after == LEASE_AND_TAKEOVER - house.policy.wait
+        await asking
+    assert failure.value.retry_after == timedelta(seconds=1)
+    house.server.speak()
 
 
 async def test_whoever_gives_up_before_an_answer_may_be_there_is_told_to_come_back_soon(house: House) -> None:

@@ -109,7 +109,15 @@ def test_text_in_another_encoding_than_utf_8_loses_no_refresh_token() -> None:
     assert (answer.access_token, answer.refresh_token, answer.scope) == ("a", "r", "B\N{REPLACEMENT CHARACTER}ro")
 
 
-@pytest.mark.parametrize("tokens", [b'"access_token": "a\xfc"', b'"access_token": "a", "refresh_token": "r\xfc"'])
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        b'"access_token": "a\xfc"',
+        b'"access_token": "a", "refresh_token": "r\xfc"',
+        b'"access_token": "a", "refresh_token": "\\ud800"',
+        b'"access_token": "a", "refresh_token": "r\\u0000"',
+    ],
+)
 def test_a_token_that_is_not_read_as_it_was_written_makes_the_answer_unreadable(tokens: bytes) -> None:
     with pytest.raises(Ambiguous) as caught:
         read_answer(200, b"{" + tokens + b"}", SENT_AT)

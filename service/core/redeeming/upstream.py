@@ -154,7 +154,7 @@ def _read_text(value: object) -> str | None:
 
 def _read_refresh_token(value: object) -> str | None:
     text = _read_text(value)
-    if text is not None and _NOT_UTF8 in text:
+    if isinstance(value, str) and value and (text is None or _NOT_UTF8 in text):
         raise Ambiguous("The provider's answer holds a refresh token that cannot be read.", unreadable=True)
     return text
 
